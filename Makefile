@@ -1,0 +1,56 @@
+# Databus: every command that a developer needs. `make help` lists them.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# The modules of the workspace as directories; tools is apart, so that what it needs never reaches a service.
+MODULES := $(shell sed -n 's/^[[:space:]]*\(\.\/[^ ]*\)$$/\1/p' go.work)
+PACKAGES := $(addsuffix /...,$(MODULES))
+BIN := $(CURDIR)/.bin
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z][a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 24
+
+.PHONY: demo
+demo: ## the whole main job on embedded parts, ending in a printed result
+	go run ./cmd/databus demo
+
+.PHONY: test
+test: lint check-generated check-modules ## everything, real servers included
+	go test -timeout 15m $(PACKAGES)
+	go run ./test/servers/cmd/servers run -- go test -tags servers -timeout 20m -p 1 ./test/...
+
+.PHONY: test-fast
+test-fast: ## what needs no server: unit tests and tests on embedded parts
+	go test -timeout 10m $(PACKAGES)
+
+.PHONY: servers
+servers: ## start Kafka, Apicurio, Cassandra and versitygw on this machine, print their addresses, wait
+	go run ./test/servers/cmd/servers
+
+.PHONY: lint
+lint: $(BIN)/staticcheck ## gofmt, go vet and staticcheck over every module
+	@files=$$(gofmt -l $(MODULES)); if [ -n "$$files" ]; then echo "not formatted, run gofmt -w on: $$files"; exit 1; fi
+	go vet $(PACKAGES)
+	go vet -tags servers ./test/...
+	$(BIN)/staticcheck $(PACKAGES)
+
+$(BIN)/staticcheck: tools/go.mod tools/go.sum
+	cd tools && GOWORK=off go build -o $@ honnef.co/go/tools/cmd/staticcheck
+
+.PHONY: generate
+generate: ## regenerate the event types and the generated parts of the documents
+	cd schemas && go generate ./...
+	go run ./cmd/databus topology --write ARCHITECTURE.md
+
+.PHONY: check-generated
+check-generated: ## fail if generated code or documents are stale
+	@cp schemas/event/event.gen.go $(CURDIR)/.gen.before; trap 'rm -f $(CURDIR)/.gen.before' EXIT; \
+	(cd schemas && go generate ./...); \
+	cmp -s schemas/event/event.gen.go $(CURDIR)/.gen.before || { echo "schemas/event is stale: it has been regenerated, commit it"; exit 1; }
+	go run ./cmd/databus topology --check ARCHITECTURE.md
+
+.PHONY: check-modules
+check-modules: ## every module builds by itself, outside of the workspace
+	@for m in $(MODULES); do (cd $$m && GOWORK=off go build ./... && GOWORK=off go mod verify >/dev/null) || { echo "$$m does not build by itself"; exit 1; }; done
