@@ -1,0 +1,2 @@
+// Package embedded is a stub comment.
+package embedded
