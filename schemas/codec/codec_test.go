@@ -148,7 +148,7 @@ func TestEvolution(t *testing.T) {
 	if newer == current {
 		t.Fatal("the schema has no field endpoint any more")
 	}
-	id, err := m.Register(ctx, "usage.events-value", newer)
+	id, err := m.Register(ctx, schemas.MustLookup(schemas.UsageEvents).Subject(), newer)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +195,7 @@ func TestEvolution(t *testing.T) {
 	}
 	// A change that breaks readers is refused.
 	broken := strings.Replace(current, `"name": "account",`, `"name": "tenant",`, 1)
-	if _, err := m.Register(ctx, "usage.events-value", broken); !errors.Is(err, codec.ErrIncompatible) {
+	if _, err := m.Register(ctx, schemas.MustLookup(schemas.UsageEvents).Subject(), broken); !errors.Is(err, codec.ErrIncompatible) {
 		t.Errorf("incompatible change: %v", err)
 	}
 }
