@@ -1,0 +1,456 @@
+package job
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// expectSum checks everything that a finished job of n tasks must have left.
+func (r *rig) expectSum(id string, n int) {
+	r.t.Helper()
+	s := r.phase(id, "COMPLETED")
+	var plan sumPlan
+	if err := json.Unmarshal(s.Plan, &plan); err != nil {
+		r.t.Fatal(err)
+	}
+	if len(s.Tasks) != n || s.Error != "" {
+		r.t.Fatalf("row of %s: %+v", id, s)
+	}
+	want := 0
+	for i, task := range s.Tasks {
+		var v sumResult
+		if err := json.Unmarshal(task.Result, &v); err != nil {
+			r.t.Fatal(err)
+		}
+		value := plan.Made*1000 + i + 1
+		want += value
+		if !task.Done || v.Number != i || v.Value != value {
+			r.t.Errorf("task %d of %s: %+v, result %+v, want value %d of the recorded plan", i, id, task, v, value)
+		}
+	}
+	names := []string{"ACCEPTED/0", fmt.Sprintf("PLANNED/%d", n), fmt.Sprintf("COMPLETED/%d", n)}
+	for i := range n {
+		names = append(names, fmt.Sprintf("TASK_DONE/%d", i))
+	}
+	var count map[string]int
+	var last map[string]sumEvent
+	r.eventually("all events of "+id, func() bool {
+		count, last = r.events(id)
+		for _, name := range names {
+			if count[name] == 0 {
+				return false
+			}
+		}
+		return true
+	})
+	if len(count) != len(names) {
+		r.t.Errorf("events of %s: %v, want only %v", id, count, names)
+	}
+	if sum := last[names[2]].Sum; sum != want {
+		r.t.Errorf("job %s completed with %d, want %d", id, sum, want)
+	}
+}
+
+func TestJobCompletes(t *testing.T) {
+	r := newRig(t)
+	r.coordinator()
+	r.worker()
+	r.request("one", sumRequest{N: 5})
+	r.request("two", sumRequest{N: 0})
+	r.expectSum("one", 5)
+	r.expectSum("two", 0)
+	for i := range 5 {
+		if n := r.ran(fmt.Sprintf("one/%d", i)); n != 1 {
+			t.Errorf("task %d ran %d times without any crash", i, n)
+		}
+	}
+	jobs, err := r.view.List()
+	if err != nil || len(jobs) != 2 || jobs[0].JobID != "one" || jobs[1].JobID != "two" {
+		t.Errorf("list: %v %v", jobs, err)
+	}
+	if _, found, err := r.view.Get("three"); found || err != nil {
+		t.Errorf("an unknown job: %v %v", found, err)
+	}
+}
+
+// The coordinator is killed at each place where its row, its tasks and its events can part: some topics take what it
+// produces and others do not. A new one, which starts from Kafka alone, must bring the job to the same end.
+func TestCoordinatorKilledInEveryState(t *testing.T) {
+	all := []string{testTopics.Table, testTopics.Tasks, testTopics.Events}
+	type moment struct {
+		name    string
+		refused []string
+		before  string // what has happened before the broker begins to refuse
+	}
+	var moments []moment
+	for _, before := range []string{"nothing", "planned", "all but one"} {
+		moments = append(moments,
+			moment{"nothing taken", all, before},
+			moment{"row taken, tasks and events lost", all[1:], before},
+			moment{"tasks taken, row and events lost", []string{all[0], all[2]}, before},
+			moment{"events taken, row and tasks lost", all[:2], before},
+			moment{"only events lost", all[2:], before},
+			moment{"only the row lost", all[:1], before},
+			moment{"only tasks lost", all[1:2], before},
+			moment{"everything taken, inputs not marked", nil, before})
+	}
+	for _, m := range moments {
+		t.Run(m.before+" before, "+m.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			hold := make(chan struct{})
+			r.set(func() { r.hold = hold })
+			first := r.coordinator()
+			r.eventually("coordinator ready", first.ready)
+			worker := r.worker()
+			r.eventually("worker ready", worker.ready)
+
+			switch m.before {
+			case "nothing":
+				r.refuse(m.refused...)
+				r.request("j", sumRequest{N: 3})
+			case "planned":
+				r.request("j", sumRequest{N: 3})
+				r.phase("j", "PLANNED")
+				r.refuse(m.refused...)
+				close(hold)
+			case "all but one":
+				r.set(func() {
+					r.hold = nil
+					r.runErr = func(task Task) error {
+						if task.Number == 2 {
+							<-hold
+						}
+						return nil
+					}
+				})
+				r.request("j", sumRequest{N: 3})
+				r.eventually("two of three done", func() bool {
+					s, _, err := r.view.Get("j")
+					return err == nil && len(s.Tasks) == 3 && s.Tasks[0].Done && s.Tasks[1].Done
+				})
+				r.refuse(m.refused...)
+				close(hold)
+			}
+			time.Sleep(300 * time.Millisecond) // below the interval of marks: the inputs are not committed
+			r.kill(first)
+			r.refuse()
+			if m.before == "nothing" {
+				close(hold)
+			}
+			r.coordinator()
+			r.expectSum("j", 3)
+		})
+	}
+}
+
+func TestWorkerKilledInTheMiddleOfATask(t *testing.T) {
+	r := newRig(t)
+	hold := make(chan struct{})
+	r.set(func() { r.hold = hold })
+	r.coordinator()
+	first := r.worker()
+	r.request("j", sumRequest{N: 6})
+	r.eventually("a task runs", func() bool { return r.ran("j/0")+r.ran("j/1")+r.ran("j/2") > 0 })
+	r.kill(first)
+	r.set(func() { r.hold = nil })
+	r.worker()
+	r.expectSum("j", 6)
+}
+
+func TestWorkersComeAndGo(t *testing.T) {
+	r := newRig(t)
+	r.set(func() {
+		r.runErr = func(Task) error { time.Sleep(20 * time.Millisecond); return nil }
+	})
+	r.coordinator()
+	first := r.worker()
+	r.request("j", sumRequest{N: 60})
+	r.phase("j", "PLANNED")
+	r.worker()
+	time.Sleep(300 * time.Millisecond)
+	r.stop(first)
+	r.worker()
+	r.expectSum("j", 60)
+}
+
+func TestRepeatedRequest(t *testing.T) {
+	r := newRig(t)
+	r.coordinator()
+	r.worker()
+	r.request("j", sumRequest{N: 3})
+	r.expectSum("j", 3)
+	first, _, _ := r.view.Get("j")
+
+	r.request("j", sumRequest{N: 50}) // another request under the same id is a repeat too
+	r.eventually("the end said again", func() bool { n, _ := r.events("j"); return n["COMPLETED/3"] == 2 })
+	r.expectSum("j", 3)
+	again, _, _ := r.view.Get("j")
+	if !again.UpdatedAt.Equal(first.UpdatedAt) || string(again.Request) != string(first.Request) {
+		t.Errorf("a repeat changed the row from %+v to %+v", first, again)
+	}
+	if n := r.ran("j/0"); n != 1 {
+		t.Errorf("task 0 ran %d times", n)
+	}
+}
+
+func TestCancel(t *testing.T) {
+	r := newRig(t)
+	hold := make(chan struct{})
+	defer close(hold)
+	r.set(func() { r.hold = hold })
+	r.coordinator()
+	r.worker()
+	r.request("j", sumRequest{N: 3})
+	r.eventually("a task runs", func() bool { return r.ran("j/0") == 1 })
+	r.request("j", sumRequest{Cancel: true})
+	s := r.phase("j", "CANCELLED")
+	r.request("j", sumRequest{Cancel: true})
+	r.request("unknown", sumRequest{Cancel: true})
+	r.eventually("the end said again", func() bool { n, _ := r.events("j"); return n["CANCELLED/3"] == 2 })
+
+	// The running task is let go and the queued ones do not start: a later job gets its turn.
+	r.set(func() { r.hold = nil })
+	r.request("later", sumRequest{N: 8})
+	r.expectSum("later", 8)
+	again, _, _ := r.view.Get("j")
+	if again.Phase != s.Phase || !again.UpdatedAt.Equal(s.UpdatedAt) {
+		t.Errorf("the cancelled job moved on: %+v", again)
+	}
+	if _, found, _ := r.view.Get("unknown"); found {
+		t.Error("cancelling an unknown job made one")
+	}
+}
+
+func TestFailingTask(t *testing.T) {
+	r := newRig(t)
+	r.set(func() {
+		r.runErr = func(task Task) error {
+			switch {
+			case task.JobID == "flaky" && task.Attempt < 2:
+				return errors.New("not this time")
+			case task.JobID == "bad" && task.Number == 1:
+				return fmt.Errorf("disk %d is full", task.Attempt)
+			case task.JobID == "hopeless":
+				return Permanent(errors.New("no such file"))
+			case task.JobID == "panics":
+				panic("index out of range")
+			}
+			return nil
+		}
+	})
+	r.coordinator()
+	r.worker()
+	r.request("flaky", sumRequest{N: 2})
+	r.request("bad", sumRequest{N: 3})
+	r.request("hopeless", sumRequest{N: 1})
+	r.request("panics", sumRequest{N: 1})
+	r.expectSum("flaky", 2)
+	for id, want := range map[string]struct {
+		reason string
+		runs   int
+		task   string
+	}{
+		"bad":      {"task 1, attempt 3: disk 2 is full", 3, "bad/1"},
+		"hopeless": {"task 0, attempt 1: no such file", 1, "hopeless/0"},
+		"panics":   {"task 0, attempt 3: panic: index out of range", 3, "panics/0"},
+	} {
+		s := r.phase(id, "FAILED")
+		if s.Error != want.reason || r.ran(want.task) != want.runs {
+			t.Errorf("job %s failed with %q after %d runs, want %q after %d", id, s.Error, r.ran(want.task), want.reason, want.runs)
+		}
+		r.eventually("the failure of "+id+" is said", func() bool {
+			n, last := r.events(id)
+			name := fmt.Sprintf("FAILED/%d", len(s.Tasks))
+			return n[name] >= 1 && last[name].Error == want.reason
+		})
+	}
+}
+
+func TestFailingPlan(t *testing.T) {
+	r := newRig(t)
+	r.set(func() {
+		r.planErr = func(call int) error {
+			if call < 3 {
+				return Temporary(errors.New("the registry is away"))
+			}
+			if call == 4 {
+				return errors.New("no archive files")
+			}
+			return nil
+		}
+	})
+	r.coordinator(func(o *Options) { o.MaxTasks = 10 })
+	r.worker()
+	r.request("waits", sumRequest{N: 1})
+	r.expectSum("waits", 1)
+	r.request("fails", sumRequest{N: 1})
+	if s := r.phase("fails", "FAILED"); s.Error != "planning: no archive files" {
+		t.Errorf("failed with %q", s.Error)
+	}
+	r.request("large", sumRequest{N: 11})
+	if s := r.phase("large", "FAILED"); s.Error != "planning: the plan has 11 tasks and 10 are allowed" {
+		t.Errorf("failed with %q", s.Error)
+	}
+}
+
+func TestRowsStayBelowTheirLimit(t *testing.T) {
+	r := newRig(t)
+	r.coordinator(func(o *Options) { o.MaxRow = 400 })
+	r.worker()
+	r.request("j", sumRequest{N: 30})
+	s := r.phase("j", "FAILED")
+	if !strings.Contains(s.Error, "400 are allowed") || len(s.Tasks) != 0 {
+		t.Errorf("row: %+v", s)
+	}
+	r.request("small", sumRequest{N: 1}) // the coordinator goes on
+	r.expectSum("small", 1)
+}
+
+// A task that takes its worker along is counted over the workers' lives.
+func TestPoisonedTask(t *testing.T) {
+	r := newRig(t)
+	stuck := make(chan struct{})
+	defer close(stuck)
+	r.set(func() {
+		r.runErr = func(task Task) error {
+			if task.JobID == "poison" {
+				<-stuck // until the process is killed; the context does not help
+			}
+			return nil
+		}
+	})
+	r.coordinator()
+	r.request("poison", sumRequest{N: 1})
+	limit := func(o *Options) { o.MaxStarts = 2 }
+	for n := 1; n <= 2; n++ {
+		w := r.worker(limit)
+		r.eventually("the poisoned task runs", func() bool { return r.ran("poison/0") == n })
+		r.kill(w)
+	}
+	r.worker(limit)
+	s := r.phase("poison", "FAILED")
+	if s.Error != "task 0, attempt 1: started 2 times, and each time its worker ended with it" || r.ran("poison/0") != 2 {
+		t.Errorf("failed with %q after %d runs", s.Error, r.ran("poison/0"))
+	}
+}
+
+func TestTwoCoordinatorsShareThePartitions(t *testing.T) {
+	r := newRig(t)
+	first, second := r.coordinator(), r.coordinator()
+	r.worker()
+	r.eventually("both ready", func() bool { return first.ready() && second.ready() })
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if _, err := r.cluster.WaitGroupStable(ctx, testTopics.Group(), 2); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 12 {
+		r.request(fmt.Sprintf("early-%d", i), sumRequest{N: 3})
+	}
+	r.phase("early-0", "PLANNED")
+	r.kill(first)
+	for i := range 12 {
+		r.request(fmt.Sprintf("late-%d", i), sumRequest{N: 3})
+	}
+	for i := range 12 {
+		r.expectSum(fmt.Sprintf("early-%d", i), 3)
+		r.expectSum(fmt.Sprintf("late-%d", i), 3)
+	}
+	r.stop(second)
+}
+
+func TestWhatCannotBeRead(t *testing.T) {
+	r := newRig(t)
+	r.coordinator(func(o *Options) { o.MaxValue = 1000 })
+	r.worker(func(o *Options) { o.MaxValue = 1000 })
+	r.produce(&kgo.Record{Topic: testTopics.Requests, Key: []byte("j"), Value: []byte("not json")})
+	r.produce(&kgo.Record{Topic: testTopics.Requests, Key: []byte("a/b"), Value: []byte(`{"N":1}`)})
+	r.produce(&kgo.Record{Topic: testTopics.Requests, Key: []byte("big"), Value: make([]byte, 1001)})
+	r.produce(&kgo.Record{Topic: testTopics.Requests, Value: []byte(`{"N":1}`)})
+	r.produce(&kgo.Record{Topic: testTopics.Requests, Key: []byte("j")})
+	r.produce(&kgo.Record{Topic: testTopics.Results, Key: []byte("j"), Value: []byte("not json")})
+	r.produce(&kgo.Record{Topic: testTopics.Tasks, Key: []byte("j"), Value: []byte("no number")})
+	r.produce(&kgo.Record{Topic: testTopics.Results, Key: []byte("j"), Value: []byte(`{"Number":7}`),
+		Headers: []kgo.RecordHeader{{Key: headerAttempt, Value: []byte("0")}}})
+	r.request("j", sumRequest{N: 2}) // the id is still free
+	r.expectSum("j", 2)
+
+	var reasons []string
+	r.eventually("five dead letters", func() bool {
+		reasons = nil
+		for _, topic := range []string{testTopics.Requests, testTopics.Results} {
+			for _, rec := range r.records(deadLetters(topic)) {
+				reasons = append(reasons, header(rec, headerReason))
+			}
+		}
+		return len(reasons) == 5
+	})
+	text := strings.Join(reasons, "\n")
+	for _, want := range []string{"invalid character", "no job id", "1001 bytes and 1000 are allowed"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no dead letter says %q:\n%s", want, text)
+		}
+	}
+}
+
+// A producer with a partitioner of its own must not lead to a row where nobody finds it.
+func TestRequestInTheWrongPartition(t *testing.T) {
+	r := newRig(t)
+	r.coordinator()
+	r.worker()
+	wrong := (partitionOf("j", 4) + 1) % 4
+	manual, err := kgo.NewClient(kgo.SeedBrokers(r.cluster.ListenAddrs()...), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer manual.Close()
+	if err := manual.ProduceSync(context.Background(), &kgo.Record{
+		Topic: testTopics.Requests, Partition: wrong, Key: []byte("j"), Value: []byte(`{"N":3}`),
+	}).FirstErr(); err != nil {
+		t.Fatal(err)
+	}
+	r.expectSum("j", 3)
+}
+
+// A result is lost in a way that no crash of ours explains; the nudge brings the job on.
+func TestStalledJobIsNudged(t *testing.T) {
+	r := newRig(t)
+	r.coordinator(func(o *Options) { o.Nudge = 400 * time.Millisecond })
+	r.request("j", sumRequest{N: 2})
+	r.phase("j", "PLANNED")
+	for p := range int32(4) { // the tasks are gone before any worker has seen them
+		info := r.cluster.PartitionInfo(testTopics.Tasks, p)
+		if err := r.cluster.DeleteRecords(testTopics.Tasks, p, info.HighWatermark); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.worker()
+	r.expectSum("j", 2)
+}
+
+func TestTopicsThatDoNotFit(t *testing.T) {
+	r := newRig(t)
+	if err := r.cluster.CreateTopic("narrow.results", 3, nil); err != nil {
+		t.Fatal(err)
+	}
+	r.kind.Topics.Results = "narrow.results"
+	c, err := NewCoordinator(r.kind, r.options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.checkTopics(); err == nil || !strings.Contains(err.Error(), "narrow.results has 3 partitions and test.requests has 4") {
+		t.Errorf("got %v", err)
+	}
+	c.kind.Topics.Results = "nowhere"
+	if err := c.checkTopics(); err == nil || !strings.Contains(err.Error(), "create the topics of the catalogue first") {
+		t.Errorf("got %v", err)
+	}
+}

@@ -1,0 +1,465 @@
+package job
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/IBM/sarama"
+	"github.com/twmb/avro"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// rig is a broker and everything that runs on it in a test: coordinators and workers come and go, the broker stays.
+type rig struct {
+	t       *testing.T
+	cluster *kfake.Cluster
+	kind    Kind
+	client  *kgo.Client
+	view    *View
+
+	mu      sync.Mutex
+	refused map[string]bool // topics whose produce requests the broker does not take
+	runs    map[string]int  // "job/number" -> how often a task ran
+	plans   int             // calls of Plan
+	hold    chan struct{}   // tasks wait for it, unless nil
+	planErr func(call int) error
+	runErr  func(t Task) error
+}
+
+var testTopics = Topics{
+	Requests: "test.requests", Tasks: "test.tasks", Results: "test.results", Events: "test.events",
+	Table: "tester-table", DeadLetters: true,
+}
+
+// The test's kind adds up the numbers from 1 to N, one task a number.
+type sumRequest struct {
+	N      int
+	Cancel bool
+}
+type sumPlan struct {
+	N    int
+	Made int // which call made it
+}
+type sumResult struct {
+	Number, Value int
+	Error         string
+}
+type sumEvent struct {
+	Job   string
+	What  Event
+	Sum   int
+	Error string
+}
+
+func newRig(t *testing.T, opts ...kfake.Opt) *rig {
+	t.Helper()
+	cluster, err := kfake.NewCluster(append([]kfake.Opt{
+		kfake.NumBrokers(1), kfake.GroupMinSessionTimeout(100 * time.Millisecond),
+		kfake.SeedTopics(4, testTopics.Requests, testTopics.Results, testTopics.Tasks, testTopics.Events,
+			deadLetters(testTopics.Requests), deadLetters(testTopics.Results)),
+	}, opts...)...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(cluster.Close)
+	compact := "compact"
+	if err := cluster.CreateTopic(testTopics.Table, 4, map[string]string{"cleanup.policy": compact}); err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{t: t, cluster: cluster, refused: map[string]bool{}, runs: map[string]int{}}
+	r.kind = r.sum()
+	cluster.ControlKey(int16(kmsg.Produce), r.control)
+	r.client, err = kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.MetadataMinAge(200*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(r.client.Close)
+	r.view, err = NewView(testTopics, r.options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.background(func(ctx context.Context) { r.view.Run(ctx) })
+	return r
+}
+
+// background runs f until the test ends.
+func (r *rig) background(f func(context.Context)) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); f(ctx) }()
+	r.t.Cleanup(func() { cancel(); <-done })
+}
+
+func (r *rig) control(req kmsg.Request) (kmsg.Response, error, bool) {
+	r.cluster.KeepControl()
+	p := req.(*kmsg.ProduceRequest)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.refused) == 0 {
+		return nil, nil, false
+	}
+	var taken []kmsg.ProduceRequestTopic
+	for _, topic := range p.Topics {
+		name := topic.Topic
+		if name == "" { // by id, from franz-go
+			name = r.cluster.TopicIDInfo(topic.TopicID).Topic
+		}
+		if !r.refused[name] {
+			taken = append(taken, topic)
+		}
+	}
+	if len(taken) == 0 {
+		return nil, errors.New("the test refuses it"), true
+	}
+	p.Topics = taken
+	return nil, nil, false
+}
+
+// refuse makes the broker lose everything that is produced to these topics from now on.
+func (r *rig) refuse(topics ...string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.refused = map[string]bool{}
+	for _, t := range topics {
+		r.refused[t] = true
+	}
+}
+
+func (r *rig) sum() Kind {
+	return Kind{
+		Name: "sum", Topics: testTopics,
+		Request: func(_ string, v []byte) (Request, error) {
+			var q sumRequest
+			err := json.Unmarshal(v, &q)
+			return Request{Cancel: q.Cancel}, err
+		},
+		Plan: func(_ context.Context, s State) ([]byte, error) {
+			var q sumRequest
+			if err := json.Unmarshal(s.Request, &q); err != nil {
+				return nil, err
+			}
+			r.mu.Lock()
+			r.plans++
+			made, planErr := r.plans, r.planErr
+			r.mu.Unlock()
+			if planErr != nil {
+				if err := planErr(made); err != nil {
+					return nil, err
+				}
+			}
+			return json.Marshal(sumPlan{q.N, made})
+		},
+		Tasks: func(s State) ([][]byte, error) {
+			var p sumPlan
+			err := json.Unmarshal(s.Plan, &p)
+			tasks := make([][]byte, p.N)
+			for i := range tasks {
+				tasks[i], _ = json.Marshal(p.Made*1000 + i + 1)
+			}
+			return tasks, err
+		},
+		Result: func(v []byte) (Result, error) {
+			var s sumResult
+			err := json.Unmarshal(v, &s)
+			return Result{Number: s.Number, Error: s.Error}, err
+		},
+		Event: func(s State, what Event, _ int) ([]byte, error) {
+			e := sumEvent{Job: s.JobID, What: what, Error: s.Error}
+			if what == Completed {
+				for _, t := range s.Tasks {
+					var v sumResult
+					if err := json.Unmarshal(t.Result, &v); err != nil {
+						return nil, err
+					}
+					e.Sum += v.Value
+				}
+			}
+			return json.Marshal(e)
+		},
+		Run: func(ctx context.Context, t Task) ([]byte, error) {
+			r.mu.Lock()
+			r.runs[fmt.Sprintf("%s/%d", t.JobID, t.Number)]++
+			hold, runErr := r.hold, r.runErr
+			r.mu.Unlock()
+			if hold != nil {
+				select {
+				case <-hold:
+				case <-ctx.Done():
+					return nil, context.Cause(ctx)
+				}
+			}
+			if runErr != nil {
+				if err := runErr(t); err != nil {
+					return nil, err
+				}
+			}
+			var v int
+			if err := json.Unmarshal(t.Value, &v); err != nil {
+				return nil, Permanent(err)
+			}
+			return json.Marshal(sumResult{Number: t.Number, Value: v})
+		},
+		Failure: func(t Task, reason error) ([]byte, error) {
+			return json.Marshal(sumResult{Number: t.Number, Error: reason.Error()})
+		},
+	}
+}
+
+func (r *rig) options() Options {
+	level := slog.LevelError + 4
+	if os.Getenv("JOB_TEST_LOG") != "" {
+		level = slog.LevelDebug
+	}
+	return Options{
+		Brokers: r.cluster.ListenAddrs(), Codec: rowCodec(r.t), SessionTimeout: time.Second,
+		Log:          slog.New(slog.NewTextHandler(r.t.Output(), &slog.HandlerOptions{Level: level})),
+		RetryBackoff: 10 * time.Millisecond,
+	}
+}
+
+// process is a coordinator or a worker that can be stopped, or cut off like a process that is killed.
+type process struct {
+	cancel func()
+	done   chan struct{}
+	err    error
+	cable  *cable
+	ready  func() bool
+}
+
+func (r *rig) start(run func(context.Context) error, ready func() bool, c *cable) *process {
+	ctx, cancel := context.WithCancel(context.Background())
+	p := &process{cancel: cancel, done: make(chan struct{}), cable: c, ready: ready}
+	go func() { defer close(p.done); p.err = run(ctx) }()
+	r.t.Cleanup(cancel)
+	return p
+}
+
+func (r *rig) coordinator(change ...func(*Options)) *process {
+	r.t.Helper()
+	c := newCable()
+	o := r.options()
+	o.Sarama = func(s *sarama.Config) {
+		s.Net.Proxy.Enable = true
+		s.Net.Proxy.Dialer = c
+		s.Consumer.Group.Rebalance.Timeout = 5 * time.Second
+	}
+	for _, f := range change {
+		f(&o)
+	}
+	k, err := NewCoordinator(r.kind, o)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return r.start(k.Run, k.Ready, c)
+}
+
+func (r *rig) worker(change ...func(*Options)) *process {
+	r.t.Helper()
+	c := newCable()
+	o := r.options()
+	o.Kafka = []kgo.Opt{kgo.Dialer(c.DialContext)}
+	for _, f := range change {
+		f(&o)
+	}
+	w, err := NewWorker(r.kind, o, r.view)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return r.start(w.Run, w.Ready, c)
+}
+
+// stop ends a process in order.
+func (r *rig) stop(p *process) {
+	r.t.Helper()
+	p.cancel()
+	select {
+	case <-p.done:
+		if p.err != nil {
+			r.t.Fatalf("a process ended with %v", p.err)
+		}
+	case <-time.After(30 * time.Second):
+		r.t.Fatal("a process does not stop")
+	}
+}
+
+// kill cuts all connections of a process at once: it says no goodbye to the group and commits nothing more.
+func (r *rig) kill(p *process) {
+	p.cable.cut()
+	p.cancel()
+}
+
+func (r *rig) request(id string, q sumRequest) {
+	r.t.Helper()
+	v, _ := json.Marshal(q)
+	r.produce(&kgo.Record{Topic: testTopics.Requests, Key: []byte(id), Value: v})
+}
+
+func (r *rig) produce(rec *kgo.Record) {
+	r.t.Helper()
+	if err := r.client.ProduceSync(context.Background(), rec).FirstErr(); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// eventually waits for what to hold.
+func (r *rig) eventually(what string, f func() bool) {
+	r.t.Helper()
+	for end := time.Now().Add(20 * time.Second); !f(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			jobs, err := r.view.List()
+			r.t.Fatalf("it never came to this: %s\njobs: %+v %v", what, jobs, err)
+		}
+	}
+}
+
+// phase waits until a job is in a phase and returns its row.
+func (r *rig) phase(id string, phase string) State {
+	r.t.Helper()
+	var s State
+	r.eventually("job "+id+" "+phase, func() bool {
+		var found bool
+		var err error
+		s, found, err = r.view.Get(id)
+		return err == nil && found && string(s.Phase) == phase
+	})
+	return s
+}
+
+// records reads a whole topic.
+func (r *rig) records(topic string) []*kgo.Record {
+	r.t.Helper()
+	var want int64
+	for _, p := range r.cluster.PartitionInfos(topic) {
+		want += p.HighWatermark - p.LogStartOffset
+	}
+	c, err := kgo.NewClient(kgo.SeedBrokers(r.cluster.ListenAddrs()...), kgo.ConsumeTopics(topic),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(100*time.Millisecond))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	var all []*kgo.Record
+	for int64(len(all)) < want {
+		f := c.PollFetches(ctx)
+		if ctx.Err() != nil {
+			r.t.Fatalf("read %d of %d records of %s", len(all), want, topic)
+		}
+		all = append(all, f.Records()...)
+	}
+	return all
+}
+
+// events returns how often each event of a job was said, by "EVENT/number", and the last value of each.
+func (r *rig) events(id string) (map[string]int, map[string]sumEvent) {
+	r.t.Helper()
+	count, last := map[string]int{}, map[string]sumEvent{}
+	for _, rec := range r.records(testTopics.Events) {
+		if string(rec.Key) != id {
+			continue
+		}
+		var e sumEvent
+		if err := json.Unmarshal(rec.Value, &e); err != nil {
+			r.t.Fatal(err)
+		}
+		name := string(e.What) + "/" + header(rec, headerNumber)
+		count[name]++
+		last[name] = e
+	}
+	return count, last
+}
+
+func header(rec *kgo.Record, key string) string {
+	for _, h := range rec.Headers {
+		if h.Key == key {
+			return string(h.Value)
+		}
+	}
+	return ""
+}
+
+func (r *rig) ran(task string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.runs[task]
+}
+
+func (r *rig) set(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f()
+}
+
+// cable is the network of one process.
+type cable struct {
+	mu    sync.Mutex
+	off   bool
+	conns []net.Conn
+}
+
+func newCable() *cable { return &cable{} }
+
+func (c *cable) Dial(network, addr string) (net.Conn, error) {
+	return c.DialContext(context.Background(), network, addr)
+}
+
+func (c *cable) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.off {
+		conn.Close()
+		return nil, errors.New("the cable is cut")
+	}
+	c.conns = append(c.conns, conn)
+	return conn, nil
+}
+
+func (c *cable) cut() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.off = true
+	for _, conn := range c.conns {
+		conn.Close()
+	}
+}
+
+// avroRows encodes rows with the schema of the catalogue.
+type avroRows struct{ schema *avro.Schema }
+
+func rowCodec(t *testing.T) Codec {
+	t.Helper()
+	text, err := os.ReadFile("../../schemas/avro/job_state.avsc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := avro.Parse(string(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return avroRows{s}
+}
+
+func (c avroRows) Encode(v any) ([]byte, error) { return c.schema.Encode(v) }
+
+func (c avroRows) Decode(b []byte) (any, error) {
+	s := new(State)
+	if _, err := c.schema.Decode(b, s); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
