@@ -1,0 +1,168 @@
+package archive
+
+import (
+	"fmt"
+	"reflect"
+
+	"github.com/parquet-go/parquet-go"
+	"github.com/parquet-go/parquet-go/compress"
+	"github.com/parquet-go/parquet-go/encoding"
+	"github.com/twmb/avro"
+)
+
+// compileLeaf gives a column the Parquet type of an Avro type that is no container. Logical types that Avro allows and
+// Parquet lacks keep their plain type, as Avro asks of readers that do not know one.
+func (c *compiler) compileLeaf(col *column, n *avro.SchemaNode) error {
+	switch n.Type {
+	case "boolean":
+		col.kind, col.node = kindBoolean, parquet.Leaf(parquet.BooleanType)
+	case "int":
+		col.kind, col.node = kindInt, intNode(n.LogicalType)
+	case "long":
+		col.kind, col.node = kindLong, longNode(n.LogicalType)
+	case "float":
+		col.kind, col.node = kindFloat, parquet.Leaf(parquet.FloatType)
+	case "double":
+		col.kind, col.node = kindDouble, parquet.Leaf(parquet.DoubleType)
+	case "bytes":
+		col.kind, col.node = kindBytes, parquet.Leaf(parquet.ByteArrayType)
+		if n.LogicalType == "decimal" {
+			col.node = parquet.Decimal(n.Scale, n.Precision, parquet.ByteArrayType)
+		}
+	case "string":
+		// Mostly names, codes and ids; the dictionary gives way to plain pages where there are too many.
+		col.kind, col.node = kindString, parquet.Encoded(parquet.String(), &parquet.RLEDictionary)
+	case "fixed":
+		if n.Size <= 0 {
+			return fmt.Errorf("field %s: a fixed of %d bytes has no column", col.path, n.Size)
+		}
+		col.kind, col.size = kindFixed, n.Size
+		switch {
+		case n.LogicalType == "decimal":
+			col.node = parquet.Decimal(n.Scale, n.Precision, parquet.FixedLenByteArrayType(n.Size))
+		case n.LogicalType == "uuid" && n.Size == 16:
+			col.node = parquet.UUID()
+		default:
+			col.node = parquet.Leaf(parquet.FixedLenByteArrayType(n.Size))
+		}
+	case "enum":
+		// A string to readers: several show Parquet's ENUM as bytes.
+		col.kind, col.node = kindEnum, parquet.Encoded(parquet.String(), &parquet.RLEDictionary)
+		col.indexes, col.fallback = map[string]int64{}, -1
+		for i, symbol := range n.Symbols {
+			col.symbols = append(col.symbols, parquet.ByteArrayValue([]byte(symbol)))
+			col.indexes[symbol] = int64(i)
+			if n.HasEnumDefault && symbol == n.EnumDefault {
+				col.fallback = int64(i)
+			}
+		}
+	case "null":
+		return fmt.Errorf("%s: a value that is always null has no column", named(col.path))
+	default:
+		return fmt.Errorf("field %s: the type %q has no column", col.path, n.Type)
+	}
+	return nil
+}
+
+func intNode(logical string) parquet.Node {
+	switch logical {
+	case "date":
+		return parquet.Date()
+	case "time-millis":
+		return parquet.TimeAdjusted(parquet.Millisecond, false)
+	}
+	return parquet.Leaf(parquet.Int32Type)
+}
+
+func longNode(logical string) parquet.Node {
+	switch logical {
+	case "time-micros":
+		return parquet.TimeAdjusted(parquet.Microsecond, false)
+	case "timestamp-millis":
+		return parquet.TimestampAdjusted(parquet.Millisecond, true)
+	case "timestamp-micros":
+		return parquet.TimestampAdjusted(parquet.Microsecond, true)
+	case "timestamp-nanos":
+		return parquet.TimestampAdjusted(parquet.Nanosecond, true)
+	case "local-timestamp-millis":
+		return parquet.TimestampAdjusted(parquet.Millisecond, false)
+	case "local-timestamp-micros":
+		return parquet.TimestampAdjusted(parquet.Microsecond, false)
+	case "local-timestamp-nanos":
+		return parquet.TimestampAdjusted(parquet.Nanosecond, false)
+	}
+	return parquet.Leaf(parquet.Int64Type)
+}
+
+// The columns that come before the value's.
+const (
+	leafPartition = iota
+	leafOffset
+	leafTimestamp
+	leafKey
+	leafHeaderKey
+	leafHeaderValue
+	leafTombstone
+	metaLeaves
+)
+
+var metaColumns = [...]string{"_partition", "_offset", "_timestamp", "_key", "_headers", "_tombstone"}
+
+func isMetaColumn(name string) bool {
+	for _, m := range metaColumns {
+		if m == name {
+			return true
+		}
+	}
+	return false
+}
+
+// parquetSchema is the file's schema: the metadata columns, then the value's in the Avro schema's order.
+func (s *Schema) parquetSchema() *parquet.Schema {
+	header := group{[]parquet.Field{
+		field{parquet.Encoded(parquet.String(), &parquet.RLEDictionary), "key"},
+		field{parquet.Optional(parquet.Leaf(parquet.ByteArrayType)), "value"},
+	}}
+	fields := []parquet.Field{
+		field{parquet.Encoded(parquet.Leaf(parquet.Int32Type), &parquet.RLEDictionary), "_partition"},
+		field{parquet.Encoded(parquet.Leaf(parquet.Int64Type), &parquet.DeltaBinaryPacked), "_offset"},
+		field{parquet.Encoded(parquet.Timestamp(parquet.Millisecond), &parquet.DeltaBinaryPacked), "_timestamp"},
+		field{parquet.Optional(parquet.Leaf(parquet.ByteArrayType)), "_key"},
+		field{parquet.List(header), "_headers"},
+		field{parquet.Leaf(parquet.BooleanType), "_tombstone"},
+	}
+	for _, child := range s.root.children {
+		fields = append(fields, field{child.node, child.name})
+	}
+	return parquet.NewSchema("record", group{fields})
+}
+
+// group is a Parquet group that keeps the order of its fields; parquet.Group sorts them by name.
+type group struct{ fields []parquet.Field }
+
+var groupType = parquet.Group{}.Type()
+
+func (g group) ID() int                     { return 0 }
+func (g group) String() string              { return "group" }
+func (g group) Type() parquet.Type          { return groupType }
+func (g group) Optional() bool              { return false }
+func (g group) Repeated() bool              { return false }
+func (g group) Required() bool              { return true }
+func (g group) Leaf() bool                  { return false }
+func (g group) Fields() []parquet.Field     { return g.fields }
+func (g group) Encoding() encoding.Encoding { return nil }
+func (g group) Compression() compress.Codec { return nil }
+
+// GoType stands for Go values, which never pass through this schema: rows are written as columns.
+func (g group) GoType() reflect.Type { return reflect.TypeFor[map[string]any]() }
+
+type field struct {
+	parquet.Node
+	name string
+}
+
+func (f field) Name() string { return f.name }
+
+func (f field) Value(base reflect.Value) reflect.Value {
+	return base.MapIndex(reflect.ValueOf(f.name))
+}

@@ -1,0 +1,217 @@
+package archive
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"unicode/utf8"
+
+	"github.com/parquet-go/parquet-go"
+)
+
+// Avro's binary form, read into leaf columns. Every length and count is checked against the bytes that are left before
+// it is used, so a value costs no more than its own size.
+
+var (
+	errShort  = errors.New("it ends too early")
+	errVarint = errors.New("a number is longer than its type")
+)
+
+// maxValues is the most column values of one record. A null takes one byte of Avro and a value in each column below it,
+// so the size of a record alone does not bound them.
+const maxValues = 4 << 20
+
+// rows collects values by leaf column; without columns it only counts and checks.
+type rows struct {
+	columns [][]parquet.Value
+	count   int // of the current record's values
+}
+
+func (r *rows) put(leaf int, v parquet.Value) {
+	r.count++
+	if r.columns != nil {
+		r.columns[leaf] = append(r.columns[leaf], v)
+	}
+}
+
+// Check tells whether value follows the schema in full, with ErrValue when it does not.
+func (s *Schema) Check(value []byte) error { return s.write(&rows{}, value) }
+
+func (s *Schema) write(r *rows, value []byte) error {
+	r.count = 0
+	rest, err := s.root.writePresent(r, value, 0)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrValue, err)
+	}
+	if len(rest) > 0 {
+		return fmt.Errorf("%w: %d bytes follow it", ErrValue, len(rest))
+	}
+	return nil
+}
+
+// writeNull writes that nothing is there at definition level def, into every leaf below.
+func (c *column) writeNull(r *rows, def, rep int) {
+	for leaf := c.lo; leaf < c.hi; leaf++ {
+		r.put(leaf, parquet.NullValue().Level(rep, def, leaf))
+	}
+}
+
+func (c *column) write(r *rows, src []byte, rep int) ([]byte, error) {
+	if c.union {
+		branch, rest, err := readLong(src)
+		if err != nil {
+			return nil, c.failed(err)
+		}
+		src = rest
+		switch branch {
+		case c.valueBranch:
+		case c.nullBranch:
+			c.writeNull(r, c.def-1, rep)
+			return src, nil
+		default:
+			return nil, c.failed(fmt.Errorf("the union has no branch %d", branch))
+		}
+	}
+	return c.writePresent(r, src, rep)
+}
+
+func (c *column) writePresent(r *rows, src []byte, rep int) ([]byte, error) {
+	switch c.kind {
+	case kindRecord:
+		var err error
+		for _, child := range c.children {
+			if src, err = child.write(r, src, rep); err != nil {
+				return nil, err
+			}
+		}
+		return src, nil
+	case kindList, kindMap:
+		return c.writeBlocks(r, src, rep)
+	}
+	v, rest, err := c.leafValue(src)
+	if err != nil {
+		return nil, c.failed(err)
+	}
+	r.put(c.lo, v.Level(rep, c.def, c.lo))
+	return rest, nil
+}
+
+// writeBlocks reads an array or a map: blocks of a count and as many elements, the last with count 0.
+func (c *column) writeBlocks(r *rows, src []byte, rep int) ([]byte, error) {
+	empty := true
+	for {
+		count, rest, err := readLong(src)
+		if err != nil {
+			return nil, c.failed(err)
+		}
+		src = rest
+		if count < 0 {
+			if count == math.MinInt64 {
+				return nil, c.failed(errVarint)
+			}
+			count = -count
+			var size int64
+			if size, src, err = readLong(src); err != nil {
+				return nil, c.failed(err)
+			}
+			if size < 0 || size > int64(len(src)) {
+				return nil, c.failed(errShort)
+			}
+		}
+		if count == 0 {
+			break
+		}
+		// Every type with a column takes a byte at least.
+		if count > int64(len(src)) {
+			return nil, c.failed(errShort)
+		}
+		for range count {
+			for _, child := range c.children {
+				if src, err = child.write(r, src, rep); err != nil {
+					return nil, err
+				}
+			}
+			empty, rep = false, c.rep+1
+			if r.count > maxValues {
+				return nil, c.failed(fmt.Errorf("more than %d values in one record", maxValues))
+			}
+		}
+	}
+	if empty {
+		c.writeNull(r, c.def, rep)
+	}
+	return src, nil
+}
+
+func (c *column) leafValue(src []byte) (v parquet.Value, rest []byte, err error) {
+	switch c.kind {
+	case kindBoolean:
+		if len(src) < 1 {
+			return v, nil, errShort
+		}
+		if src[0] > 1 {
+			return v, nil, fmt.Errorf("%d is no boolean", src[0])
+		}
+		return parquet.BooleanValue(src[0] == 1), src[1:], nil
+	case kindInt:
+		n, rest, err := readLong(src)
+		if err == nil && (n > math.MaxInt32 || n < math.MinInt32) {
+			err = errVarint
+		}
+		return parquet.Int32Value(int32(n)), rest, err
+	case kindLong:
+		n, rest, err := readLong(src)
+		return parquet.Int64Value(n), rest, err
+	case kindFloat:
+		if len(src) < 4 {
+			return v, nil, errShort
+		}
+		return parquet.FloatValue(math.Float32frombits(binary.LittleEndian.Uint32(src))), src[4:], nil
+	case kindDouble:
+		if len(src) < 8 {
+			return v, nil, errShort
+		}
+		return parquet.DoubleValue(math.Float64frombits(binary.LittleEndian.Uint64(src))), src[8:], nil
+	case kindBytes, kindString:
+		n, rest, err := readLong(src)
+		if err != nil {
+			return v, nil, err
+		}
+		if n < 0 || n > int64(len(rest)) {
+			return v, nil, errShort
+		}
+		if c.kind == kindString && !utf8.Valid(rest[:n]) {
+			return v, nil, errors.New("a string is not UTF-8")
+		}
+		return parquet.ByteArrayValue(rest[:n:n]), rest[n:], nil
+	case kindFixed:
+		if len(src) < c.size {
+			return v, nil, errShort
+		}
+		return parquet.FixedLenByteArrayValue(src[:c.size:c.size]), src[c.size:], nil
+	case kindEnum:
+		n, rest, err := readLong(src)
+		if err != nil {
+			return v, nil, err
+		}
+		if n < 0 || n >= int64(len(c.symbols)) {
+			return v, nil, fmt.Errorf("the enum has no symbol %d", n)
+		}
+		return c.symbols[n], rest, nil
+	}
+	return v, nil, fmt.Errorf("kind %d is no leaf", c.kind)
+}
+
+func (c *column) failed(err error) error { return fmt.Errorf("%s: %w", named(c.path), err) }
+
+func readLong(src []byte) (int64, []byte, error) {
+	n, size := binary.Varint(src)
+	if size > 0 {
+		return n, src[size:], nil
+	}
+	if size == 0 && len(src) < binary.MaxVarintLen64 {
+		return 0, nil, errShort
+	}
+	return 0, nil, errVarint
+}

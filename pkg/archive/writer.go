@@ -1,0 +1,235 @@
+package archive
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"unicode/utf8"
+
+	"github.com/parquet-go/parquet-go"
+	"github.com/parquet-go/parquet-go/compress/zstd"
+)
+
+// Settings that decide the bytes of an object: changing one takes a new EncoderVersion.
+const (
+	// rowGroupBytes is the size of the records, uncompressed, at which a row group ends.
+	rowGroupBytes  = 32 << 20
+	pageBytes      = 256 << 10
+	dictionaryMax  = 1 << 20
+	batchRows      = 512
+	batchBytes     = 1 << 20
+	recordOverhead = 32
+)
+
+// Range names what a Writer is to write: the range begins at First and ends where Close says.
+type Range struct {
+	Topic     string
+	Partition int32
+	First     int64
+	SchemaID  int
+}
+
+// Writer writes one object: Append and DeadLetter in the order of the offsets, then Close.
+type Writer struct {
+	schema  *Schema
+	footer  Footer
+	out     *parquet.GenericWriter[any]
+	columns []*parquet.ColumnWriter
+
+	batch   rows
+	marks   []int
+	arena   []byte
+	pending int // rows in batch
+	group   int // bytes in the current row group
+	last    int64
+	failed  error
+}
+
+// NewWriter begins an object. A Writer is used once: the library's own Reset writes files that other readers refuse.
+func NewWriter(w io.Writer, schema *Schema, r Range) (*Writer, error) {
+	if err := CheckTopic(r.Topic); err != nil {
+		return nil, fmt.Errorf("writing archive object: %w", err)
+	}
+	if r.Partition < 0 || r.First < 0 {
+		return nil, fmt.Errorf("writing archive object: partition %d, first offset %d", r.Partition, r.First)
+	}
+	fileSchema := schema.parquetSchema()
+	out := parquet.NewGenericWriter[any](w, fileSchema,
+		parquet.CreatedBy("databus-archive", "1", "1"),
+		parquet.Compression(&zstd.Codec{Level: zstd.SpeedDefault, Concurrency: 1}),
+		parquet.DataPageStatistics(true),
+		parquet.PageBufferSize(pageBytes),
+		parquet.DictionaryMaxBytes(dictionaryMax),
+		// A column index with whole payloads as bounds would hold much of the file twice.
+		parquet.ColumnIndexSizeLimit(func([]string) int { return 32 }),
+	)
+	columns := out.ColumnWriters()
+	if len(columns) != metaLeaves+len(schema.leaves) {
+		return nil, fmt.Errorf("writing archive object: %d columns for %d leaves", len(columns), metaLeaves+len(schema.leaves))
+	}
+	return &Writer{
+		schema: schema, out: out, columns: columns, last: r.First - 1,
+		batch: rows{columns: make([][]parquet.Value, len(columns))}, marks: make([]int, len(columns)),
+		footer: Footer{
+			Topic: r.Topic, Partition: r.Partition, First: r.First, Schema: schema.text, SchemaID: r.SchemaID,
+			EncoderVersion: EncoderVersion,
+		},
+	}, nil
+}
+
+// Append writes a record. With ErrValue the record is not in the object and the Writer as it was before: the caller
+// counts it with DeadLetter. The record's memory may be used again when Append returns.
+func (w *Writer) Append(r *Record) error {
+	if err := w.next(r.Offset); err != nil {
+		return err
+	}
+	if err := w.append(r); err != nil {
+		return fmt.Errorf("archiving offset %d: %w", r.Offset, err)
+	}
+	w.last = r.Offset
+	if w.footer.Rows == 0 {
+		w.footer.MinTimestamp, w.footer.MaxTimestamp = r.Timestamp, r.Timestamp
+	}
+	w.footer.MinTimestamp = min(w.footer.MinTimestamp, r.Timestamp)
+	w.footer.MaxTimestamp = max(w.footer.MaxTimestamp, r.Timestamp)
+	w.footer.Rows++
+	w.pending++
+	w.group += r.size()
+	if w.pending >= batchRows || len(w.arena) >= batchBytes || w.group >= rowGroupBytes {
+		if w.failed = w.flushBatch(); w.failed != nil {
+			return w.failed
+		}
+	}
+	if w.group >= rowGroupBytes {
+		w.group = 0
+		if err := w.out.Flush(); err != nil {
+			w.failed = fmt.Errorf("writing row group: %w", err)
+			return w.failed
+		}
+	}
+	return nil
+}
+
+// DeadLetter counts a record of the range that is not in the object.
+func (w *Writer) DeadLetter(offset int64) error {
+	if err := w.next(offset); err != nil {
+		return err
+	}
+	w.last = offset
+	w.footer.DeadLetters++
+	return nil
+}
+
+// Close ends the object, whose range ends before next, and returns its footer.
+func (w *Writer) Close(next int64) (Footer, error) {
+	if w.failed != nil {
+		return Footer{}, w.failed
+	}
+	w.footer.Next = next
+	if next <= w.last {
+		return Footer{}, fmt.Errorf("closing archive object: the range ends at %d, its last record is %d", next, w.last)
+	}
+	if err := w.footer.check(); err != nil {
+		return Footer{}, fmt.Errorf("closing archive object: %w", err)
+	}
+	if w.failed = w.flushBatch(); w.failed != nil {
+		return Footer{}, w.failed
+	}
+	for _, pair := range w.footer.metadata() {
+		w.out.SetKeyValueMetadata(pair[0], pair[1])
+	}
+	w.failed = errors.New("the archive object is closed")
+	if err := w.out.Close(); err != nil {
+		return Footer{}, fmt.Errorf("closing archive object: %w", err)
+	}
+	return w.footer, nil
+}
+
+func (w *Writer) next(offset int64) error {
+	if w.failed != nil {
+		return w.failed
+	}
+	if offset <= w.last {
+		return fmt.Errorf("archiving offset %d: it does not follow %d", offset, w.last)
+	}
+	return nil
+}
+
+func (w *Writer) append(r *Record) (err error) {
+	for i, column := range w.batch.columns {
+		w.marks[i] = len(column)
+	}
+	arena := len(w.arena)
+	defer func() {
+		if err != nil {
+			w.arena = w.arena[:arena]
+			for i := range w.batch.columns {
+				w.batch.columns[i] = w.batch.columns[i][:w.marks[i]]
+			}
+		}
+	}()
+	w.batch.put(leafPartition, parquet.Int32Value(w.footer.Partition).Level(0, 0, leafPartition))
+	w.batch.put(leafOffset, parquet.Int64Value(r.Offset).Level(0, 0, leafOffset))
+	w.batch.put(leafTimestamp, parquet.Int64Value(r.Timestamp).Level(0, 0, leafTimestamp))
+	w.putBytes(leafKey, r.Key, 0, 1)
+	if len(r.Headers) == 0 {
+		w.batch.put(leafHeaderKey, parquet.NullValue().Level(0, 0, leafHeaderKey))
+		w.batch.put(leafHeaderValue, parquet.NullValue().Level(0, 0, leafHeaderValue))
+	}
+	for i, h := range r.Headers {
+		if !utf8.ValidString(h.Key) {
+			return fmt.Errorf("%w: the name of header %d is not UTF-8", ErrValue, i)
+		}
+		rep := min(i, 1)
+		w.batch.put(leafHeaderKey, parquet.ByteArrayValue(w.keep([]byte(h.Key))).Level(rep, 1, leafHeaderKey))
+		w.putBytes(leafHeaderValue, h.Value, rep, 2)
+	}
+	w.batch.put(leafTombstone, parquet.BooleanValue(r.Value == nil).Level(0, 0, leafTombstone))
+	if r.Value == nil {
+		w.schema.root.writeNull(&w.batch, 0, 0)
+		return nil
+	}
+	return w.schema.write(&w.batch, w.keep(r.Value))
+}
+
+// putBytes writes bytes, or null one definition level lower.
+func (w *Writer) putBytes(leaf int, b []byte, rep, def int) {
+	if b == nil {
+		w.batch.put(leaf, parquet.NullValue().Level(rep, def-1, leaf))
+		return
+	}
+	w.batch.put(leaf, parquet.ByteArrayValue(w.keep(b)).Level(rep, def, leaf))
+}
+
+// keep copies b to where it stays until the batch is flushed: an arena that grows leaves its older slices valid.
+func (w *Writer) keep(b []byte) []byte {
+	start := len(w.arena)
+	w.arena = append(w.arena, b...)
+	return w.arena[start:len(w.arena):len(w.arena)]
+}
+
+func (w *Writer) flushBatch() error {
+	for i, values := range w.batch.columns {
+		if len(values) == 0 {
+			continue
+		}
+		if _, err := w.columns[i].WriteRowValues(values); err != nil {
+			return fmt.Errorf("writing column %d: %w", i, err)
+		}
+		clear(values)
+		w.batch.columns[i] = values[:0]
+	}
+	w.pending, w.arena = 0, w.arena[:0]
+	if cap(w.arena) > 4*batchBytes { // one huge record must not stay for the rest of the file
+		w.arena = nil
+	}
+	return nil
+}
+
+func (r *Record) size() int {
+	n := recordOverhead + len(r.Key) + len(r.Value)
+	for _, h := range r.Headers {
+		n += len(h.Key) + len(h.Value)
+	}
+	return n
+}
