@@ -86,7 +86,7 @@ func (c *copier) run(ctx context.Context, addr, txID string) error {
 		kgo.SeedBrokers(addr), kgo.TransactionalID(txID), kgo.ConsumerGroup("copier"), kgo.ConsumeTopics("in"),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		kgo.RequireStableFetchOffsets(), kgo.RecordPartitioner(kgo.ManualPartitioner()),
-		kgo.MetadataMinAge(20*time.Millisecond), kgo.FetchMaxWait(100*time.Millisecond), kgo.ProducerLinger(0),
+		kgo.MetadataMinAge(20*time.Millisecond), kgo.FetchMaxWait(100*time.Millisecond), kgo.ProducerLinger(0), kgo.DisableClientMetrics(),
 	)
 	if err != nil {
 		return err

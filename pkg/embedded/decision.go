@@ -64,7 +64,7 @@ func (d *decisionFile) forget() error { return d.file.Truncate(0) }
 // observe sees the requests that make up a transaction before the broker carries them out.
 func (d *decisionFile) observe(c *kfake.Cluster) {
 	c.ControlKey(int16(kmsg.TxnOffsetCommit), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
-		d.stage(kreq.(*kmsg.TxnOffsetCommitRequest))
+		d.stage(c, kreq.(*kmsg.TxnOffsetCommitRequest))
 		return nil, nil, false
 	})
 	c.ControlKey(int16(kmsg.EndTxn), func(kreq kmsg.Request) (kmsg.Response, error, bool) {
@@ -79,7 +79,7 @@ func (d *decisionFile) observe(c *kfake.Cluster) {
 	})
 }
 
-func (d *decisionFile) stage(req *kmsg.TxnOffsetCommitRequest) {
+func (d *decisionFile) stage(c *kfake.Cluster, req *kmsg.TxnOffsetCommitRequest) {
 	s := d.staged[req.ProducerID]
 	switch {
 	case s == nil || s.epoch < req.ProducerEpoch:
@@ -89,8 +89,16 @@ func (d *decisionFile) stage(req *kmsg.TxnOffsetCommitRequest) {
 		return // a zombie; the broker refuses it
 	}
 	for _, t := range req.Topics {
+		topic := t.Topic
+		if topic == "" { // version 6 on names topics by their ids
+			info := c.TopicIDInfo(t.TopicID)
+			if info == nil {
+				continue // the broker refuses it
+			}
+			topic = info.Topic
+		}
 		for _, p := range t.Partitions {
-			e := commitEntry{Type: "commit", Group: req.Group, Topic: t.Topic, Part: p.Partition,
+			e := commitEntry{Type: "commit", Group: req.Group, Topic: topic, Part: p.Partition,
 				Offset: p.Offset, Epoch: p.LeaderEpoch, Metadata: p.Metadata}
 			s.offsets = append(s.offsets, e)
 		}
