@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"databus/schemas"
@@ -75,14 +76,9 @@ func (d definition[C]) defaults() C {
 func (d definition[C]) fields() fieldTree { return describe(d.defaults()) }
 
 func (d definition[C]) validate(own map[string]any) (any, error) {
-	var cfg C
-	if err := decode(d.def.Name, own, &cfg); err != nil {
-		return nil, err
-	}
-	if err := callValidate(&cfg); err != nil {
-		return nil, prefixed(d.def.Name, err)
-	}
-	return cfg, nil
+	cfg := d.defaults() // what cannot be decoded keeps its default, so that the rest is validated too
+	err := decode(d.def.Name, own, &cfg)
+	return cfg, errors.Join(err, prefixed(d.def.Name, callValidate(&cfg)))
 }
 
 func (d definition[C]) start(ctx context.Context, env *Env, cfg any) (Runner, error) {
@@ -112,6 +108,5 @@ func (d definition[C]) Start(ctx context.Context, env *Env, overrides map[string
 func (d definition[C]) DefaultYAML() ([]byte, error) {
 	shared := DefaultConfig()
 	shared.Instance.ID = "" // the host name is no default to hand on
-	tree := rootTree(shared, d)
-	return tree.yaml(tree.defaults())
+	return rootTree(shared, d.Name(), d.Summary(), d.fields()).yaml()
 }

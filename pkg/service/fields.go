@@ -20,7 +20,6 @@ import (
 type fieldTree struct {
 	name  string
 	doc   string
-	kind  reflect.Type
 	value any         // default of a leaf
 	nodes []fieldTree // of a struct
 	open  bool        // a map: any key is known
@@ -30,9 +29,10 @@ type fieldTree struct {
 func describe(v any) fieldTree { return describeValue("", "", reflect.ValueOf(v)) }
 
 func describeValue(name, doc string, v reflect.Value) fieldTree {
-	t := fieldTree{name: name, doc: doc, kind: v.Type()}
+	t := fieldTree{name: name, doc: doc}
 	switch {
 	case v.Kind() == reflect.Struct:
+		t.nodes = []fieldTree{} // a struct, even one without fields
 		for i := range v.NumField() {
 			f := v.Type().Field(i)
 			if !f.IsExported() {
@@ -99,10 +99,9 @@ func snake(s string) string {
 }
 
 // rootTree is the whole configuration of a service's process: the shared keys, then the service's own under its name.
-func rootTree(shared Config, svc Service) fieldTree {
+func rootTree(shared Config, name, summary string, own fieldTree) fieldTree {
 	root := describe(shared)
-	own := svc.fields()
-	own.name, own.doc = svc.Name(), svc.Summary()
+	own.name, own.doc = name, summary
 	root.nodes = append(root.nodes, own)
 	return root
 }
@@ -158,22 +157,21 @@ func (t fieldTree) find(path string) ([]string, bool) {
 // passed over, so that one file can serve all of them.
 func (t fieldTree) unknown(m map[string]any, others []string) error {
 	var errs []error
-	t.findUnknown(m, nil, func(path string, section bool) {
-		if slices.Contains(others, path) {
-			return
+	t.findUnknown(m, nil, func(path string) {
+		if !slices.Contains(others, path) {
+			errs = append(errs, t.unknownKey(path))
 		}
-		errs = append(errs, t.unknownKey(path))
 	})
 	slices.SortFunc(errs, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
 	return errors.Join(errs...)
 }
 
-func (t fieldTree) findUnknown(m map[string]any, prefix []string, report func(string, bool)) {
+func (t fieldTree) findUnknown(m map[string]any, prefix []string, report func(string)) {
 	for key, v := range m {
 		path := append(slices.Clone(prefix), key)
 		i := slices.IndexFunc(t.nodes, func(n fieldTree) bool { return n.name == key })
 		if i < 0 {
-			report(strings.Join(path, "."), false)
+			report(strings.Join(path, "."))
 			continue
 		}
 		if sub, ok := v.(map[string]any); ok && t.nodes[i].nodes != nil {
@@ -258,5 +256,4 @@ func otherServices(name string) []string {
 
 var (
 	durationType = reflect.TypeFor[time.Duration]()
-	secretType   = reflect.TypeFor[Secret]()
 )

@@ -34,13 +34,11 @@ type Loaded struct {
 	Config Config
 	own    any
 	svc    Service
-	tree   fieldTree
-	merged map[string]any
 }
 
 // Load reads the configuration of a service. The error is everything that is wrong, joined.
 func Load(svc Service, src Sources) (*Loaded, error) {
-	tree := rootTree(DefaultConfig(), svc)
+	tree := rootTree(DefaultConfig(), svc.Name(), svc.Summary(), svc.fields())
 	others := otherServices(svc.Name())
 	k := koanf.New("\x00") // no delimiter: keys of maps, such as topics, hold dots
 	var errs []error
@@ -86,22 +84,14 @@ func Load(svc Service, src Sources) (*Loaded, error) {
 		}
 	}
 
-	l := &Loaded{svc: svc, tree: tree, merged: k.Raw()}
-	shared := map[string]any{}
-	var own map[string]any
-	for key, v := range l.merged {
-		if key == svc.Name() {
-			own, _ = v.(map[string]any)
-		} else if known(tree, key) {
-			shared[key] = v
-		}
-	}
-	if err := decode("", shared, &l.Config); err != nil {
-		errs = append(errs, err)
-	} else if err := l.Config.Validate(); err != nil {
-		errs = append(errs, err)
-	}
-	if l.own, err = svc.validate(knownOnly(svc.fields(), own)); err != nil {
+	l := &Loaded{svc: svc}
+	shared := knownOnly(tree, k.Raw())
+	own, _ := shared[svc.Name()].(map[string]any)
+	delete(shared, svc.Name())
+	// What cannot be decoded keeps its default, so that the rest is validated too.
+	l.Config = DefaultConfig()
+	errs = append(errs, decode("", shared, &l.Config), l.Config.Validate())
+	if l.own, err = svc.validate(own); err != nil {
 		errs = append(errs, err)
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -111,7 +101,10 @@ func Load(svc Service, src Sources) (*Loaded, error) {
 }
 
 // YAML prints the configuration as loaded, secrets redacted.
-func (l *Loaded) YAML() ([]byte, error) { return l.tree.yaml(l.merged) }
+func (l *Loaded) YAML() ([]byte, error) {
+	tree := rootTree(l.Config, l.svc.Name(), l.svc.Summary(), describe(l.own))
+	return tree.yaml()
+}
 
 func known(t fieldTree, key string) bool {
 	for _, n := range t.nodes {
@@ -251,6 +244,7 @@ func decode(section string, m map[string]any, into any) error {
 		TagName:          "koanf",
 		ErrorUnused:      true,
 		WeaklyTypedInput: true,
+		ZeroFields:       true, // lists and maps replace what into holds; the defaults are in m already
 		MatchName:        func(key, field string) bool { return key == field || key == snake(field) },
 		DecodeHook: mapstructure.ComposeDecodeHookFunc(
 			strictly,

@@ -7,12 +7,12 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// yaml prints a configuration in the tree's order, the fields' documentation as comments, secrets redacted.
-func (t fieldTree) yaml(values map[string]any) ([]byte, error) {
+// yaml prints the tree's values in its order, the fields' documentation as comments, secrets redacted.
+func (t fieldTree) yaml() ([]byte, error) {
 	var out bytes.Buffer
 	enc := yaml.NewEncoder(&out)
 	enc.SetIndent(2)
-	if err := enc.Encode(t.node(values)); err != nil {
+	if err := enc.Encode(t.node()); err != nil {
 		return nil, err
 	}
 	if err := enc.Close(); err != nil {
@@ -21,24 +21,14 @@ func (t fieldTree) yaml(values map[string]any) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-func (t fieldTree) node(values map[string]any) *yaml.Node {
+func (t fieldTree) node() *yaml.Node {
 	m := &yaml.Node{Kind: yaml.MappingNode}
 	for _, n := range t.nodes {
-		key := &yaml.Node{Kind: yaml.ScalarNode, Value: n.name, HeadComment: n.doc}
-		v := values[n.name]
-		var value *yaml.Node
+		value := leaf(n.value)
 		if n.nodes != nil {
-			sub, _ := v.(map[string]any)
-			value = n.node(sub)
-		} else if n.kind == secretType {
-			value = scalar(Secret(text(v)))
-			if s, ok := v.(string); ok {
-				value = scalar(Secret(s))
-			}
-		} else {
-			value = leaf(v)
+			value = n.node()
 		}
-		m.Content = append(m.Content, key, value)
+		m.Content = append(m.Content, &yaml.Node{Kind: yaml.ScalarNode, Value: n.name, HeadComment: n.doc}, value)
 	}
 	if len(m.Content) == 0 {
 		m.Style = yaml.FlowStyle

@@ -71,7 +71,8 @@ func Compare(ctx context.Context, adm *kadm.Client, catalogue []schemas.Topic) (
 	for i, t := range catalogue {
 		names[i] = t.Name
 	}
-	details, err := adm.ListTopics(ctx, names...)
+	// Asking for what the client may do is how to get around its cache, which may be older than the last change.
+	details, err := adm.ListTopics(kadm.WithAuthorizedOps(ctx), names...)
 	if err != nil {
 		return nil, fmt.Errorf("listing topics: %w", err)
 	}
