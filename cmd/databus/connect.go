@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"databus/schemas"
+	"databus/schemas/codec"
+)
+
+// Addresses used when neither flags, environment nor a running `databus dev` name others.
+const (
+	defaultBroker   = "127.0.0.1:9092"
+	defaultRegistry = "http://127.0.0.1:8081"
+)
+
+// Globals are the flags of every command, and the process's streams.
+type Globals struct {
+	Brokers  []string `env:"DATABUS_BROKERS" placeholder:"HOST:PORT" help:"Kafka brokers to start from; default: those of the running 'databus dev', else 127.0.0.1:9092."`
+	Registry string   `env:"DATABUS_REGISTRY" placeholder:"URL" help:"Base URL of the schema registry's Confluent API; default: that of the running 'databus dev', else http://127.0.0.1:8081."`
+	Dir      string   `env:"DATABUS_DIR" default:"data" placeholder:"DIR" help:"Directory of 'databus dev' (default: ./data)."`
+
+	In  io.Reader `kong:"-"`
+	Out io.Writer `kong:"-"`
+	Err io.Writer `kong:"-"`
+}
+
+// devFile is what `databus dev` leaves in its directory while it runs, so that commands find it without flags.
+const devFile = "dev.json"
+
+// A devState is the content of dev.json.
+type devState struct {
+	Brokers  []string `json:"brokers"`
+	Registry string   `json:"registry"`
+	HTTP     string   `json:"http,omitempty"` // base URL of ingest's API
+}
+
+// write publishes the state in a directory; a reader sees all of it or nothing.
+func (s devState) write(dir string) error {
+	b, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", devFile, err)
+	}
+	path := filepath.Join(dir, devFile)
+	if err := os.WriteFile(path+".tmp", append(b, '\n'), 0o644); err != nil {
+		return fmt.Errorf("writing %s: %w", devFile, err)
+	}
+	if err := os.Rename(path+".tmp", path); err != nil {
+		return fmt.Errorf("writing %s: %w", devFile, err)
+	}
+	return nil
+}
+
+// target is where a command's brokers and registry are, and how it knows.
+type target struct {
+	brokers  []string
+	registry string
+	// brokersFrom and registryFrom end the sentence "nothing answers at ADDRESS, ...".
+	brokersFrom, registryFrom string
+}
+
+// target resolves addresses: flags and environment first, then dev.json, then the defaults.
+func (g *Globals) target() (target, error) {
+	t := target{brokers: g.Brokers, registry: g.Registry, brokersFrom: "named by --brokers", registryFrom: "named by --registry"}
+	if len(t.brokers) > 0 && t.registry != "" {
+		return t, nil
+	}
+	dev := devState{Brokers: []string{defaultBroker}, Registry: defaultRegistry}
+	from := "the default"
+	path := filepath.Join(g.Dir, devFile)
+	switch b, err := os.ReadFile(path); {
+	case err == nil:
+		dev = devState{}
+		if err := json.Unmarshal(b, &dev); err != nil {
+			return t, fmt.Errorf("reading %s: %w; start `databus dev` again to write it anew", path, err)
+		}
+		from = "named by " + path
+	case !errors.Is(err, fs.ErrNotExist):
+		return t, fmt.Errorf("reading the addresses of `databus dev`: %w", err)
+	}
+	if len(t.brokers) == 0 {
+		t.brokers, t.brokersFrom = dev.Brokers, from
+	}
+	if t.registry == "" {
+		t.registry, t.registryFrom = dev.Registry, from
+	}
+	return t, nil
+}
+
+// options are the Kafka client's options of every command: records go to the partition that the catalogue says.
+func (t target) options(extra ...kgo.Opt) []kgo.Opt {
+	return append([]kgo.Opt{
+		kgo.SeedBrokers(t.brokers...),
+		kgo.ClientID("databus-cli"),
+		kgo.MetadataMinAge(200 * time.Millisecond),
+		kgo.FetchMaxWait(500 * time.Millisecond),
+		kgo.RecordPartitioner(kgo.BasicConsistentPartitioner(func(topic string) func(*kgo.Record, int) int {
+			return func(r *kgo.Record, n int) int { return int(schemas.Partition(topic, r.Key, int32(n))) }
+		})),
+	}, extra...)
+}
+
+// kafka connects to the brokers and makes sure that one of them answers.
+func (g *Globals) kafka(ctx context.Context, extra ...kgo.Opt) (*kgo.Client, error) {
+	t, err := g.target()
+	if err != nil {
+		return nil, err
+	}
+	cl, err := kgo.NewClient(t.options(extra...)...)
+	if err != nil {
+		return nil, fmt.Errorf("configuring the Kafka client: %w", err)
+	}
+	ping, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	if err := cl.Ping(ping); err != nil {
+		cl.Close()
+		return nil, fmt.Errorf("no Kafka broker answers at %s, %s; start `databus dev` or name other brokers with --brokers (%w)",
+			strings.Join(t.brokers, ","), t.brokersFrom, err)
+	}
+	return cl, nil
+}
+
+// registry returns a client of the schema registry; it does not connect yet.
+func (g *Globals) registry() (codec.Registry, string, error) {
+	t, err := g.target()
+	if err != nil {
+		return nil, "", err
+	}
+	return codec.NewRegistry(t.registry), t.registry, nil
+}
+
+// codec returns a codec on the registry. It registers nothing: that is what `databus schemas register` is for.
+func (g *Globals) codec() (*codec.Codec, error) {
+	r, _, err := g.registry()
+	if err != nil {
+		return nil, err
+	}
+	return codec.New(r, codec.Options{}), nil
+}
+
+// registryHint adds to an outage where the address came from.
+func (g *Globals) registryHint(err error) error {
+	if !errors.Is(err, codec.ErrUnavailable) {
+		return err
+	}
+	t, terr := g.target()
+	if terr != nil {
+		return err
+	}
+	return fmt.Errorf("no schema registry answers at %s, %s; start `databus dev` or name another one with --registry (%w)", t.registry, t.registryFrom, err)
+}
