@@ -1,0 +1,157 @@
+package graph
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"databus/pkg/blob"
+	"databus/pkg/follow"
+	"databus/schemas"
+	"databus/schemas/codec"
+	"databus/schemas/event"
+)
+
+// GenesisVersion is the version id of the genesis graph.
+const GenesisVersion = "g1"
+
+// MaxFile is the largest graph file that is loaded, in bytes.
+const MaxFile = headerSize + MaxEntries*entrySize + footerSize
+
+// Sink is where graph versions are published.
+type Sink struct {
+	// Kafka says where the brokers are.
+	Kafka  []kgo.Opt
+	Codec  *codec.Codec
+	Bucket blob.Bucket
+	Log    *slog.Logger
+}
+
+// BuildFromTopic reads identity.observations up to its end now, builds the graph, puts its file into the bucket and
+// announces the version on identity.graphs. Calling it again with the same version succeeds when the evidence gives the
+// same file, and is refused otherwise: versions are immutable.
+func BuildFromTopic(ctx context.Context, sink Sink, version string) (*Built, *event.GraphVersion, error) {
+	newest, positions, err := sink.evidence(ctx)
+	if err != nil {
+		return nil, nil, fmt.Errorf("building graph %s: %w", version, err)
+	}
+	built := Build(maps.Values(newest))
+	published, err := Publish(ctx, sink, version, built, positions)
+	return built, published, err
+}
+
+// evidence returns the newest observation of each evidence id. The log's order decides, not clocks.
+func (s Sink) evidence(ctx context.Context) (map[string]Evidence, []event.EvidencePosition, error) {
+	serde := codec.For[event.Observation](s.Codec, schemas.IdentityObservations)
+	newest := map[string]Evidence{}
+	var failed atomic.Pointer[error]
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	f, err := follow.Topic(ctx, s.Kafka, schemas.IdentityObservations, func(rec *kgo.Record) {
+		if failed.Load() != nil {
+			return
+		}
+		key := string(rec.Key)
+		delete(newest, key)
+		if rec.Value == nil {
+			return
+		}
+		var o event.Observation
+		err := serde.Decode(ctx, rec.Value, &o)
+		if err == nil {
+			newest[key], err = FromObservation(&o)
+		}
+		if err != nil {
+			// Leaving evidence out would silently split persons.
+			err = fmt.Errorf("partition %d, offset %d of %s: %w", rec.Partition, rec.Offset, rec.Topic, err)
+			failed.Store(&err)
+			cancel()
+		}
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	err = f.Ready(ctx)
+	f.Close()
+	if cause := failed.Load(); cause != nil {
+		err = *cause
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	var positions []event.EvidencePosition
+	for partition, offset := range f.Positions() {
+		positions = append(positions, event.EvidencePosition{Partition: partition, Offset: offset})
+	}
+	slices.SortFunc(positions, func(a, b event.EvidencePosition) int { return int(a.Partition - b.Partition) })
+	return newest, positions, nil
+}
+
+// PublishGenesis publishes the empty graph as GenesisVersion. It may be called any number of times.
+func PublishGenesis(ctx context.Context, sink Sink) (*event.GraphVersion, error) {
+	return Publish(ctx, sink, GenesisVersion, Build(func(func(Evidence) bool) {}), nil)
+}
+
+// Publish puts a graph's file into the bucket and announces it. The object is there before the event.
+func Publish(ctx context.Context, sink Sink, version string, built *Built, positions []event.EvidencePosition) (*event.GraphVersion, error) {
+	sum := sha256.Sum256(built.File)
+	stats := built.Stats()
+	v := &event.GraphVersion{
+		Version: version, Object: "graphs/" + version + ".graph", Sha256: sum[:],
+		Identifiers: stats.Identifiers, Persons: stats.Persons, Shared: stats.Shared, Evidence: positions, BuiltAt: time.Now().UTC(),
+	}
+	if v.Evidence == nil {
+		v.Evidence = []event.EvidencePosition{}
+	}
+	_, err := sink.Bucket.Put(ctx, v.Object, bytes.NewReader(built.File), blob.PutOptions{CreateOnly: true})
+	if errors.Is(err, blob.ErrExists) {
+		if _, err = Load(ctx, sink.Bucket, v); err != nil {
+			err = fmt.Errorf("version %s exists already with another content; choose another version: %w", version, err)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("publishing graph %s: %w", version, err)
+	}
+	value, err := codec.For[event.GraphVersion](sink.Codec, schemas.IdentityGraphs).Encode(ctx, v)
+	if err != nil {
+		return nil, fmt.Errorf("publishing graph %s: %w", version, err)
+	}
+	client, err := kgo.NewClient(append(append([]kgo.Opt{}, sink.Kafka...), kgo.RequiredAcks(kgo.AllISRAcks()))...)
+	if err != nil {
+		return nil, fmt.Errorf("publishing graph %s: %w", version, err)
+	}
+	defer client.Close()
+	rec := &kgo.Record{Topic: schemas.IdentityGraphs, Key: []byte(version), Value: value}
+	if err := client.ProduceSync(ctx, rec).FirstErr(); err != nil {
+		return nil, fmt.Errorf("publishing graph %s: %w", version, err)
+	}
+	if sink.Log != nil {
+		sink.Log.Info("graph published", "version", version, "identifiers", stats.Identifiers, "persons", stats.Persons, "shared", stats.Shared)
+	}
+	return v, nil
+}
+
+// Load reads a version's file from the bucket and checks that it is the one that was announced.
+func Load(ctx context.Context, bucket blob.Bucket, v *event.GraphVersion) (*Graph, error) {
+	data, _, err := blob.ReadAll(ctx, bucket, v.Object, MaxFile)
+	if err != nil {
+		return nil, fmt.Errorf("loading graph %s: %w", v.Version, err)
+	}
+	if sum := sha256.Sum256(data); !bytes.Equal(sum[:], v.Sha256) {
+		return nil, fmt.Errorf("loading graph %s: %w: object %s is not the one that was announced", v.Version, ErrCorrupt, v.Object)
+	}
+	g, err := Open(data)
+	if err != nil {
+		return nil, fmt.Errorf("loading graph %s: %w", v.Version, err)
+	}
+	return g, nil
+}
