@@ -81,7 +81,11 @@ func writeNew(path string, data []byte) error {
 	return os.Link(f.Name(), path)
 }
 
-// Load reads a key file. A file that others than its owner may read is refused.
+// mounted is the mode of a secret that Kubernetes mounts for the group of a pod that doesn't run as root: the group is the
+// only one to read it, and nobody may write it.
+const mounted = 0o440
+
+// Load reads a key file. A file that others than its owner may read is refused, unless it is a mounted secret.
 func Load(path string) (*Keys, error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -90,7 +94,7 @@ func Load(path string) (*Keys, error) {
 	if err != nil {
 		return nil, fmt.Errorf("loading key file: %w", err)
 	}
-	if info.Mode().Perm()&0o077 != 0 {
+	if perm := info.Mode().Perm(); perm&0o077 != 0 && perm != mounted {
 		return nil, fmt.Errorf("loading key file: mode of %s is %04o, which lets others read it; chmod 600", path, info.Mode().Perm())
 	}
 	if info.Size() > 1<<16 {

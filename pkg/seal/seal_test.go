@@ -48,6 +48,12 @@ func TestKeyFile(t *testing.T) {
 	if _, err := Load(path); err == nil || !strings.Contains(err.Error(), "chmod 600") {
 		t.Errorf("a file that a group can read: %v", err)
 	}
+	if err := os.Chmod(path, 0o440); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(path); err != nil {
+		t.Errorf("a secret as Kubernetes mounts it: %v", err)
+	}
 	if _, err := Load(path + ".missing"); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a missing file: %v", err)
 	}

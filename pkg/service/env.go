@@ -11,6 +11,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"databus/pkg/blob"
+	"databus/pkg/seal"
 	"databus/schemas/codec"
 )
 
@@ -64,6 +65,13 @@ func (e *Env) Progress(name string) *Progress {
 
 // Bucket opens the bucket of the configuration, once for the whole process; it must not be closed by the service.
 func (e *Env) Bucket(ctx context.Context) (blob.Bucket, error) { return e.process.openBucket(ctx) }
+
+// Keys loads the key file of the configuration, once for the whole process.
+func (e *Env) Keys() (*seal.Keys, error) { return e.process.loadKeys() }
+
+// Keyring opens the data keys of all accounts, once for the whole process; it must not be closed by the service. The
+// check "keyring" is not ready until every key event is known; services that need that wait with its Ready.
+func (e *Env) Keyring(ctx context.Context) (*seal.Keyring, error) { return e.process.openKeyring(ctx) }
 
 func (e *Env) kafkaHooks() kgo.Hook {
 	e.metricsOnce.Do(func() {

@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"databus/pkg/blob"
+	"databus/pkg/seal"
 	"databus/schemas/codec"
 )
 
@@ -34,6 +35,8 @@ type Process struct {
 
 	mu      sync.Mutex
 	bucket  blob.Bucket
+	keys    *seal.Keys
+	keyring *seal.Keyring
 	closers []func() error
 }
 
@@ -151,23 +154,6 @@ func (p *Process) Close(ctx context.Context) error {
 		errs = append(errs, closers[i]())
 	}
 	return errors.Join(append(errs, p.tracing.stop(ctx))...)
-}
-
-func (p *Process) openBucket(ctx context.Context) (blob.Bucket, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.bucket != nil {
-		return p.bucket, nil
-	}
-	if p.Config.Bucket.URL == "" {
-		return nil, errors.New("opening bucket: bucket.url is empty; set it to file:///directory or s3://bucket/prefix")
-	}
-	b, err := blob.Open(ctx, p.Config.Bucket.URL)
-	if err != nil {
-		return nil, err
-	}
-	p.bucket = b
-	return b, nil
 }
 
 // version is the program's version as the Go tool recorded it.

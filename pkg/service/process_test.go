@@ -22,6 +22,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
+	"databus/pkg/seal"
 	"databus/pkg/topics"
 	"databus/schemas"
 )
@@ -352,5 +353,60 @@ func TestTLSFiles(t *testing.T) {
 	k.SASL = SASLConfig{Mechanism: "scram-sha-512", User: "u", Password: "p"}
 	if opts, err := securityOpts(k); err != nil || len(opts) != 2 {
 		t.Error(len(opts), err)
+	}
+}
+
+// TestSharedParts opens what services share through two of them.
+func TestSharedParts(t *testing.T) {
+	s := startStack(t)
+	s.applyTopics(t)
+	c := DefaultConfig()
+	c.Instance.ID, c.Kafka.Brokers = "one", s.broker.ListenAddrs()
+	log := NewLogger(c.Log, &lockedBuffer{})
+	bare, err := NewProcess(t.Context(), "test", c, ProcessOptions{Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bare.Env("ingest").Bucket(t.Context()); err == nil || !strings.Contains(err.Error(), "bucket.url is empty") {
+		t.Error(err)
+	}
+	if _, err := bare.Env("ingest").Keyring(t.Context()); err == nil || !strings.Contains(err.Error(), "keys.file is empty") {
+		t.Error(err)
+	}
+	if err := bare.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+
+	c.Keys.File, c.Bucket.URL = t.TempDir()+"/keys.json", "mem://"
+	if _, err := seal.Generate(c.Keys.File); err != nil {
+		t.Fatal(err)
+	}
+	p, err := NewProcess(t.Context(), "test", c, ProcessOptions{Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	one, two := p.Env("ingest"), p.Env("rebuilder")
+	short, cancel := context.WithCancel(t.Context())
+	a, err := one.Keyring(short)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel() // the first service's constructor is over; the other goes on
+	b, err := two.Keyring(t.Context())
+	if err != nil || a != b {
+		t.Errorf("two keyrings, %v", err)
+	}
+	bounded, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if err := b.Ready(bounded); err != nil {
+		t.Error(err)
+	}
+	x, errX := one.Bucket(t.Context())
+	y, errY := two.Bucket(t.Context())
+	if errX != nil || errY != nil || x != y {
+		t.Errorf("two buckets, %v, %v", errX, errY)
+	}
+	if err := p.Close(t.Context()); err != nil {
+		t.Error(err)
 	}
 }

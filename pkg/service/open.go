@@ -1,0 +1,76 @@
+package service
+
+import (
+	"context"
+	"errors"
+
+	"databus/pkg/blob"
+	"databus/pkg/seal"
+)
+
+// What services share is opened when the first of them asks for it, and closed with the process.
+
+func (p *Process) openBucket(ctx context.Context) (blob.Bucket, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.bucket != nil {
+		return p.bucket, nil
+	}
+	if p.Config.Bucket.URL == "" {
+		return nil, errors.New("opening bucket: bucket.url is empty; set it to file:///directory or s3://bucket/prefix")
+	}
+	b, err := blob.Open(ctx, p.Config.Bucket.URL)
+	if err != nil {
+		return nil, err
+	}
+	p.bucket = b
+	return b, nil
+}
+
+func (p *Process) loadKeys() (*seal.Keys, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.loadKeysLocked()
+}
+
+func (p *Process) loadKeysLocked() (*seal.Keys, error) {
+	if p.keys != nil {
+		return p.keys, nil
+	}
+	if p.Config.Keys.File == "" {
+		return nil, errors.New("loading key file: keys.file is empty; generate one with `databus keys generate` and name it there")
+	}
+	k, err := seal.Load(p.Config.Keys.File)
+	if err != nil {
+		return nil, err
+	}
+	p.keys = k
+	return k, nil
+}
+
+func (p *Process) openKeyring(ctx context.Context) (*seal.Keyring, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.keyring != nil {
+		return p.keyring, nil
+	}
+	keys, err := p.loadKeysLocked()
+	if err != nil {
+		return nil, err
+	}
+	env := p.Env("keyring")
+	// It serves all services until the process ends, whichever of them asked first.
+	k, err := seal.OpenKeyring(context.WithoutCancel(ctx), seal.Options{Kafka: env.KafkaOpts(), Codec: p.Codec, Keys: keys, Log: env.Log})
+	if err != nil {
+		return nil, err
+	}
+	p.keyring = k
+	p.closers = append(p.closers, func() error { k.Close(); return nil })
+	p.Health.Ask("keyring", func() (bool, string) {
+		if k.IsReady() {
+			return true, ""
+		}
+		return false, "reading keys.events"
+	})
+	return k, nil
+}
