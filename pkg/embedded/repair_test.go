@@ -247,7 +247,7 @@ func TestProducersOutliveTheBroker(t *testing.T) {
 		t.Fatal(err)
 	}
 	createTopic(t, client(t, b.Addr()), "out", 2, nil)
-	plain, tx := client(t, b.Addr()), client(t, b.Addr(), kgo.TransactionalID("tx"))
+	plain, tx := client(t, b.Addr(), kgo.StopProducerOnDataLossDetected()), client(t, b.Addr(), kgo.TransactionalID("tx"))
 	sent := 0
 	produce := func(n int) {
 		t.Helper()
@@ -260,14 +260,13 @@ func TestProducersOutliveTheBroker(t *testing.T) {
 		}
 	}
 	produce(3)
-	dir2 := image(t, dir) // so that the sequences kept at a clean end are old ones
-	_ = b.Close()
-	b = startBroker(t, BrokerOptions{Dir: dir2, Port: port})
+	_ = b.Close() // keeps the sequences, which are old ones at the kill
+	b = startBroker(t, BrokerOptions{Dir: dir, Port: port})
 	produce(20)
 	begin(t, tx, "tx", 1)
-	dir3 := image(t, dir2)
+	killed := image(t, dir)
 	_ = b.Close()
-	b = startBroker(t, BrokerOptions{Dir: dir3, Port: port})
+	b = startBroker(t, BrokerOptions{Dir: killed, Port: port})
 	produce(5)
 	// Half of this transaction was given up at the kill; its other half must not pass for the whole.
 	half := tx.ProduceSync(ctx, &kgo.Record{Topic: "out", Partition: 1, Value: []byte("half")}).FirstErr()
