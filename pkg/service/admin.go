@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -65,6 +66,30 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, drain time.Durat
 	}
 	if err := <-failed; !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serving %s: %w", l.Addr(), err)
+	}
+	return nil
+}
+
+// askReady prints what /readyz at the operators' port of this machine answers; the error says that it is not 200.
+func askReady(listen string, out io.Writer) error {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return errors.New("http.listen is empty: nothing answers")
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	client := http.Client{Timeout: 5 * time.Second}
+	resp, err := client.Get("http://" + net.JoinHostPort(host, port) + "/readyz")
+	if err != nil {
+		return fmt.Errorf("asking for readiness: %w", err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if _, err := io.Copy(out, io.LimitReader(resp.Body, 1<<20)); err != nil {
+		return fmt.Errorf("asking for readiness: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("not ready: %s", resp.Status)
 	}
 	return nil
 }

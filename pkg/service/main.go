@@ -32,6 +32,7 @@ func run(svc Service, args, environ []string, signals <-chan os.Signal, stdout, 
 		src             = Sources{Environ: environ}
 		set             setFlags
 		validate, print bool
+		probe           bool
 		showVersion     bool
 	)
 	flags := flag.NewFlagSet(svc.Name(), flag.ContinueOnError)
@@ -40,6 +41,7 @@ func run(svc Service, args, environ []string, signals <-chan os.Signal, stdout, 
 	flags.Var(&set, "set", "override `key=value`, such as kafka.brokers=a:9092,b:9092; may be repeated")
 	flags.BoolVar(&validate, "validate", false, "check the configuration, print ok or all that is wrong, and end")
 	flags.BoolVar(&print, "print-config", false, "print the configuration as it would be used, secrets redacted, and end")
+	flags.BoolVar(&probe, "probe", false, "ask the running process with this configuration whether it is ready, print its answer, and end; for containers without a shell")
 	flags.BoolVar(&showVersion, "version", false, "print the version and end")
 	flags.Usage = func() {
 		fmt.Fprintf(stderr, "%s: %s\n\nConfiguration: defaults, then --config, then environment (DATABUS_KAFKA__BROKERS for kafka.brokers,\nDATABUS_%s_... for this service alone), then --set.\n\n",
@@ -79,6 +81,12 @@ func run(svc Service, args, environ []string, signals <-chan os.Signal, stdout, 
 		return 0
 	case validate:
 		fmt.Fprintln(stdout, "ok")
+		return 0
+	case probe:
+		if err := askReady(loaded.Config.HTTP.Listen, stdout); err != nil {
+			fmt.Fprintf(stderr, "%s: %v\n", svc.Name(), err)
+			return 1
+		}
 		return 0
 	}
 

@@ -200,12 +200,26 @@ func TestLife(t *testing.T) {
 		_, _ = b.ReadFrom(resp.Body)
 		return resp.StatusCode, b.String()
 	}
+	probing := func() (int, string) {
+		var out, errs bytes.Buffer
+		code := run(def.Service(), []string{"--probe"}, []string{"DATABUS_HTTP__LISTEN=:" + addr[strings.LastIndexByte(addr, ':')+1:]}, nil, &out, &errs)
+		return code, out.String() + errs.String()
+	}
+	if code, text := probing(); code == 0 {
+		t.Errorf("a probe before the start: %s", text)
+	}
 	eventually("waiting for the registry", func() (bool, string) {
 		code, body := readyz()
 		return code == 503 && strings.Contains(body, "is registry.url the base"), body
 	})
+	if code, text := probing(); code != 1 || !strings.Contains(text, "not ready: 503") {
+		t.Errorf("a probe of a waiting process: %d, %s", code, text)
+	}
 	s.down.set(false)
 	eventually("ready", func() (bool, string) { code, body := readyz(); return code == 200, body })
+	if code, text := probing(); code != 0 || !strings.Contains(text, `"ready":true`) {
+		t.Errorf("a probe of a ready process: %d, %s", code, text)
+	}
 	if env.TransactionalID("loop") != "databus.usage-aggregator.loop.one" || env.StateDir != "state/usage-aggregator/one" {
 		t.Errorf("%s, %s", env.TransactionalID("loop"), env.StateDir)
 	}
