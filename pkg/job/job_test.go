@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -93,14 +95,15 @@ func TestCoordinatorKilledInEveryState(t *testing.T) {
 	for _, before := range []string{"nothing", "planned", "all but one"} {
 		moments = append(moments,
 			moment{"nothing taken", all, before},
-			moment{"row taken, tasks and events lost", all[1:], before},
-			moment{"tasks taken, row and events lost", []string{all[0], all[2]}, before},
-			moment{"events taken, row and tasks lost", all[:2], before},
 			moment{"only events lost", all[2:], before},
 			moment{"only the row lost", all[:1], before},
-			moment{"only tasks lost", all[1:2], before},
 			moment{"everything taken, inputs not marked", nil, before})
 	}
+	moments = append(moments, // only the first step emits tasks
+		moment{"row taken, tasks and events lost", all[1:], "nothing"},
+		moment{"tasks taken, row and events lost", []string{all[0], all[2]}, "nothing"},
+		moment{"events taken, row and tasks lost", all[:2], "nothing"},
+		moment{"only tasks lost", all[1:2], "nothing"})
 	for _, m := range moments {
 		t.Run(m.before+" before, "+m.name, func(t *testing.T) {
 			t.Parallel()
@@ -139,7 +142,10 @@ func TestCoordinatorKilledInEveryState(t *testing.T) {
 				r.refuse(m.refused...)
 				close(hold)
 			}
-			time.Sleep(300 * time.Millisecond) // below the interval of marks: the inputs are not committed
+			if m.refused != nil {
+				r.eventually("the broker lost something", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.lost > 0 })
+			}
+			time.Sleep(200 * time.Millisecond) // below the interval of marks: the inputs are not committed
 			r.kill(first)
 			r.refuse()
 			if m.before == "nothing" {
@@ -399,6 +405,113 @@ func TestWhatCannotBeRead(t *testing.T) {
 			t.Errorf("no dead letter says %q:\n%s", want, text)
 		}
 	}
+}
+
+// Requests may come out of transactions, unlike rows.
+func TestRequestFromATransaction(t *testing.T) {
+	r := newRig(t)
+	r.coordinator()
+	r.worker()
+	c, err := kgo.NewClient(kgo.SeedBrokers(r.cluster.ListenAddrs()...), kgo.TransactionalID("requester"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for _, x := range []struct {
+		id  string
+		end kgo.TransactionEndTry
+	}{{"aborted", kgo.TryAbort}, {"committed", kgo.TryCommit}} {
+		if err := c.BeginTransaction(); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.ProduceSync(context.Background(), &kgo.Record{
+			Topic: testTopics.Requests, Key: []byte(x.id), Value: []byte(`{"N":2}`),
+		}).FirstErr(); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.EndTransaction(context.Background(), x.end); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.expectSum("committed", 2)
+	if s, found, err := r.view.Get("aborted"); found || err != nil {
+		t.Errorf("a request of an aborted transaction was accepted: %+v %v", s, err)
+	}
+}
+
+// A partition that is taken away in the middle of planning must not count its request as done.
+func TestPlanInterrupted(t *testing.T) {
+	for _, how := range []string{"stop", "rebalance"} {
+		t.Run(how, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			planning := make(chan struct{})
+			var once sync.Once
+			r.set(func() {
+				r.planned = func(ctx context.Context) {
+					once.Do(func() { close(planning); <-ctx.Done() }) // the first plan never ends by itself
+				}
+			})
+			first := r.coordinator()
+			r.request("j", sumRequest{N: 3})
+			r.eventually("planning has begun", func() bool {
+				select {
+				case <-planning:
+					return true
+				default:
+					return false
+				}
+			})
+			if how == "stop" {
+				r.stop(first)
+			}
+			r.coordinator()
+			r.worker()
+			r.expectSum("j", 3)
+		})
+	}
+}
+
+// A later input without emits must not mark an earlier one whose emits are not acknowledged.
+func TestMarksAreInOrder(t *testing.T) {
+	r := newRig(t)
+	first := r.coordinator()
+	r.refuse(testTopics.Tasks)
+	r.request("j", sumRequest{N: 3})
+	other := "" // an id of the same partition
+	for i := 0; other == ""; i++ {
+		if id := fmt.Sprintf("x%d", i); partitionOf(id, 4) == partitionOf("j", 4) {
+			other = id
+		}
+	}
+	r.request(other, sumRequest{Cancel: true})
+	r.phase("j", "PLANNED")
+	time.Sleep(1200 * time.Millisecond) // two intervals of marks
+	offsets, err := kadm.NewClient(r.client).FetchOffsets(context.Background(), testTopics.Group())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o, found := offsets.Lookup(testTopics.Requests, partitionOf("j", 4)); found && o.At > 0 {
+		t.Errorf("offset %d is committed and the request at offset 0 has no tasks yet", o.At)
+	}
+	r.kill(first)
+	r.refuse()
+	r.coordinator()
+	r.worker()
+	r.expectSum("j", 3)
+}
+
+// With a stable id, the same instance gets its partitions back without waiting for its session to time out.
+func TestStaticMember(t *testing.T) {
+	r := newRig(t)
+	stable := func(o *Options) { o.InstanceID = "coordinator-0"; o.SessionTimeout = 50 * time.Second }
+	first := r.coordinator(stable)
+	r.eventually("ready", first.ready)
+	r.kill(first)
+	r.coordinator(stable)
+	r.worker(stable)
+	r.request("j", sumRequest{N: 3})
+	r.expectSum("j", 3) // waits for 20 s at most
 }
 
 // A producer with a partitioner of its own must not lead to a row where nobody finds it.

@@ -29,11 +29,13 @@ type rig struct {
 
 	mu      sync.Mutex
 	refused map[string]bool // topics whose produce requests the broker does not take
+	lost    int             // batches that the broker did not take
 	runs    map[string]int  // "job/number" -> how often a task ran
 	plans   int             // calls of Plan
 	hold    chan struct{}   // tasks wait for it, unless nil
 	planErr func(call int) error
 	runErr  func(t Task) error
+	planned func(ctx context.Context) // is called by Plan
 }
 
 var testTopics = Topics{
@@ -114,9 +116,11 @@ func (r *rig) control(req kmsg.Request) (kmsg.Response, error, bool) {
 		if name == "" { // by id, from franz-go
 			name = r.cluster.TopicIDInfo(topic.TopicID).Topic
 		}
-		if !r.refused[name] {
-			taken = append(taken, topic)
+		if r.refused[name] {
+			r.lost++
+			continue
 		}
+		taken = append(taken, topic)
 	}
 	if len(taken) == 0 {
 		return nil, errors.New("the test refuses it"), true
@@ -143,15 +147,18 @@ func (r *rig) sum() Kind {
 			err := json.Unmarshal(v, &q)
 			return Request{Cancel: q.Cancel}, err
 		},
-		Plan: func(_ context.Context, s State) ([]byte, error) {
+		Plan: func(ctx context.Context, s State) ([]byte, error) {
 			var q sumRequest
 			if err := json.Unmarshal(s.Request, &q); err != nil {
 				return nil, err
 			}
 			r.mu.Lock()
 			r.plans++
-			made, planErr := r.plans, r.planErr
+			made, planErr, planned := r.plans, r.planErr, r.planned
 			r.mu.Unlock()
+			if planned != nil {
+				planned(ctx)
+			}
 			if planErr != nil {
 				if err := planErr(made); err != nil {
 					return nil, err
