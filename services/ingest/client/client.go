@@ -1,0 +1,242 @@
+// Package client calls ingest's HTTP API.
+//
+// Promise: a call that succeeded is on the Databus. A call that failed for a passing reason (no connection, 429, 503,
+// 5xx) is tried again with the same request id until the context ends or the attempts are used up; repeats change
+// nothing. It does not hold any key: records travel over the connection's own encryption.
+//
+// A Client is safe for concurrent use.
+package client
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"strconv"
+	"time"
+)
+
+// Record is a customer's record.
+type Record struct {
+	// RequestID is the idempotency key; empty lets the API choose one, which makes a retried call a second version.
+	RequestID string            `json:"request_id,omitempty"`
+	RecordID  string            `json:"record_id"`
+	Fields    map[string]string `json:"fields,omitempty"`
+	// Delete removes the record instead.
+	Delete bool `json:"delete,omitempty"`
+}
+
+// Result is the answer to one record.
+type Result struct {
+	RequestID    string `json:"request_id"`
+	Status       int    `json:"status"`
+	FCID         string `json:"fcid,omitempty"`
+	PersonID     string `json:"person_id,omitempty"`
+	GraphVersion string `json:"graph_version,omitempty"`
+	Partition    int32  `json:"partition"`
+	Offset       int64  `json:"offset"`
+	// Applied says that the serving database has the record; only with Wait.
+	Applied bool   `json:"applied,omitempty"`
+	Problem string `json:"problem,omitempty"`
+	Field   string `json:"field,omitempty"`
+	// Warnings name fields that should have identified a person and did not.
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+// Found is a record as a look-up returns it.
+type Found struct {
+	RecordID string            `json:"record_id"`
+	FCID     string            `json:"fcid"`
+	PersonID string            `json:"person_id"`
+	Version  int64             `json:"version"`
+	Fields   map[string]string `json:"fields"`
+}
+
+// Error is an answer that is not a success.
+type Error struct {
+	Status     int
+	Title      string `json:"title"`
+	Detail     string `json:"detail"`
+	Field      string `json:"field"`
+	RetryAfter time.Duration
+}
+
+func (e *Error) Error() string {
+	s := fmt.Sprintf("ingest answered %d", e.Status)
+	if e.Title != "" {
+		s += ": " + e.Title
+	}
+	if e.Detail != "" {
+		s += " (" + e.Detail + ")"
+	}
+	return s
+}
+
+// NotFound reports whether err says that nothing was found.
+func NotFound(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Status == http.StatusNotFound
+}
+
+// Client calls one deployment's API. Set the fields before the first call.
+type Client struct {
+	// URL is the API's base, such as http://127.0.0.1:8080.
+	URL string
+	// APIKey is sent as bearer token; empty sends none.
+	APIKey string
+	// HTTP sends the calls; nil means http.DefaultClient.
+	HTTP *http.Client
+	// Attempts a call at most; 0 means 8. The pause between them doubles from 100 ms to 5 s, or is what the API asks for.
+	Attempts int
+}
+
+// Put sets or deletes a record; with wait it returns when the serving database has it (Result.Applied) or the API's
+// time for that is over.
+func (c *Client) Put(ctx context.Context, account string, r Record, wait bool) (Result, error) {
+	var out Result
+	path := "/v1/accounts/" + url.PathEscape(account) + "/records"
+	if wait {
+		path += "?wait=applied"
+	}
+	body, err := json.Marshal(r)
+	if err != nil {
+		return out, fmt.Errorf("encoding record: %w", err)
+	}
+	err = c.call(ctx, http.MethodPost, path, "application/json", body, func(b io.Reader) error { return json.NewDecoder(b).Decode(&out) })
+	return out, err
+}
+
+// PutBatch sends records in one call and returns a result for each, in order. The error is of the call as a whole;
+// a record that was refused has its Status and Problem.
+func (c *Client) PutBatch(ctx context.Context, account string, records []Record) ([]Result, error) {
+	var body bytes.Buffer
+	enc := json.NewEncoder(&body)
+	for _, r := range records {
+		if err := enc.Encode(r); err != nil {
+			return nil, fmt.Errorf("encoding record: %w", err)
+		}
+	}
+	var out []Result
+	err := c.call(ctx, http.MethodPost, "/v1/accounts/"+url.PathEscape(account)+"/records/batch", "application/x-ndjson", body.Bytes(), func(b io.Reader) error {
+		out = make([]Result, 0, len(records))
+		lines := bufio.NewScanner(b)
+		lines.Buffer(make([]byte, 64<<10), 1<<20)
+		for lines.Scan() {
+			var r Result
+			if err := json.Unmarshal(lines.Bytes(), &r); err != nil {
+				return &Error{Status: http.StatusBadGateway, Title: "a line of the answer is no JSON"}
+			}
+			if r.Status >= 500 || r.Status == http.StatusTooManyRequests {
+				return &Error{Status: r.Status, Title: r.Problem}
+			}
+			out = append(out, r)
+		}
+		if err := lines.Err(); err != nil {
+			return fmt.Errorf("reading the answer: %w", err)
+		}
+		if len(out) != len(records) {
+			return &Error{Status: http.StatusBadGateway, Title: fmt.Sprintf("%d answers for %d records", len(out), len(records))}
+		}
+		return nil
+	})
+	return out, err
+}
+
+// Get looks a record up by its RecordID.
+func (c *Client) Get(ctx context.Context, account, recordID string) (Found, error) {
+	var out Found
+	err := c.call(ctx, http.MethodGet, "/v1/accounts/"+url.PathEscape(account)+"/records/"+url.PathEscape(recordID), "", nil,
+		func(b io.Reader) error { return json.NewDecoder(b).Decode(&out) })
+	return out, err
+}
+
+// ByPerson returns an account's records of a person, by PersonID.
+func (c *Client) ByPerson(ctx context.Context, account, personID string) ([]Found, error) {
+	return c.list(ctx, "/v1/accounts/"+url.PathEscape(account)+"/persons/"+url.PathEscape(personID))
+}
+
+// ByFCID returns an account's records of a person, by FCID.
+func (c *Client) ByFCID(ctx context.Context, account, fcid string) ([]Found, error) {
+	return c.list(ctx, "/v1/accounts/"+url.PathEscape(account)+"/fcids/"+url.PathEscape(fcid))
+}
+
+func (c *Client) list(ctx context.Context, path string) ([]Found, error) {
+	var out struct {
+		Records []Found `json:"records"`
+	}
+	err := c.call(ctx, http.MethodGet, path, "", nil, func(b io.Reader) error { return json.NewDecoder(b).Decode(&out) })
+	return out.Records, err
+}
+
+// call sends a request until it succeeds or fails for good, and gives a success's body to read.
+func (c *Client) call(ctx context.Context, method, path, contentType string, body []byte, read func(io.Reader) error) error {
+	attempts := c.Attempts
+	if attempts == 0 {
+		attempts = 8
+	}
+	pause := 100 * time.Millisecond
+	for i := 1; ; i++ {
+		err := c.once(ctx, method, path, contentType, body, read)
+		if err == nil || i == attempts || !passing(err) || ctx.Err() != nil {
+			return err
+		}
+		wait := pause/2 + rand.N(pause/2)
+		var e *Error
+		if errors.As(err, &e) && e.RetryAfter > wait {
+			wait = min(e.RetryAfter, 30*time.Second)
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), err)
+		case <-time.After(wait):
+		}
+		pause = min(2*pause, 5*time.Second)
+	}
+}
+
+// passing reports whether trying again can help. A limit that is used up is not: it says when it ends.
+func passing(err error) bool {
+	var e *Error
+	if !errors.As(err, &e) {
+		return true // no answer
+	}
+	return e.Status >= 500
+}
+
+func (c *Client) once(ctx context.Context, method, path, contentType string, body []byte, read func(io.Reader) error) error {
+	req, err := http.NewRequestWithContext(ctx, method, c.URL+path, bytes.NewReader(body))
+	if err != nil {
+		return fmt.Errorf("calling ingest: %w", err)
+	}
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
+	}
+	if c.APIKey != "" {
+		req.Header.Set("Authorization", "Bearer "+c.APIKey)
+	}
+	h := c.HTTP
+	if h == nil {
+		h = http.DefaultClient
+	}
+	resp, err := h.Do(req)
+	if err != nil {
+		return fmt.Errorf("calling ingest: %w", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode >= 300 {
+		e := &Error{}
+		_ = json.NewDecoder(io.LimitReader(resp.Body, 64<<10)).Decode(e) // the status says enough where the body does not
+		e.Status = resp.StatusCode
+		if s, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil {
+			e.RetryAfter = time.Duration(s) * time.Second
+		}
+		return e
+	}
+	return read(resp.Body)
+}
