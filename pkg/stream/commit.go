@@ -1,0 +1,207 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/sync/errgroup"
+
+	"databus/pkg/state"
+)
+
+// maxAborts transactions in a row may be refused before Run gives up.
+const maxAborts = 20
+
+// commit ends the open transaction. The order of its steps is the package's promise.
+func (r *Runtime) commit() error {
+	began := time.Now()
+	var tasks []*task
+	for _, t := range r.snapshot() {
+		if t.moved() {
+			tasks = append(tasks, t)
+		}
+	}
+	var g errgroup.Group
+	g.SetLimit(r.o.Parallel)
+	for _, t := range tasks {
+		g.Go(t.finish)
+	}
+	if err := g.Wait(); err != nil {
+		return r.handle(err)
+	}
+
+	// Every promise is looked at behind Flush, which itself says nothing about records that failed.
+	if err := r.produce(tasks); err != nil {
+		if isFenced(err) {
+			return r.fatal("producing", err)
+		}
+		return r.abort("producing: " + err.Error())
+	}
+	if err := r.o.Crash(AfterFlush); err != nil {
+		return err
+	}
+
+	ctx, cancel := context.WithTimeout(r.ctx, 2*r.o.TransactionTimeout)
+	defer cancel()
+	committed, err := r.session.End(ctx, kgo.TryCommit)
+	r.open = false
+	r.rebalanced.Store(false)
+	if err != nil {
+		// Kafka may or may not have committed. Only a restore can tell, so nothing in memory may be used again.
+		return r.fatal("ending a transaction", fmt.Errorf("%w; start again, the restore finds out: %w", ErrOutcomeUnknown, err))
+	}
+	if !committed {
+		return r.refused(tasks)
+	}
+	if err := r.o.Crash(AfterEnd); err != nil {
+		return err
+	}
+	// Pebble comes after Kafka: it may be behind, never ahead. A crash in between leaves it behind.
+	if err := r.write(tasks); err != nil {
+		return err
+	}
+	r.aborts = 0
+	r.moved = time.Time{}
+	r.done(tasks, began)
+	return nil
+}
+
+// produce sends what the tasks emitted and waits for all of it.
+func (r *Runtime) produce(tasks []*task) error {
+	var mu sync.Mutex
+	var failed error
+	for _, t := range tasks {
+		for _, rec := range t.tx.out {
+			r.session.Produce(r.ctx, rec, func(rec *kgo.Record, err error) {
+				if err != nil {
+					mu.Lock()
+					defer mu.Unlock()
+					if failed == nil || isFenced(err) {
+						failed = fmt.Errorf("topic %s: %w", rec.Topic, err)
+					}
+				}
+			})
+		}
+	}
+	ctx, cancel := context.WithTimeout(r.ctx, 2*r.o.TransactionTimeout)
+	defer cancel()
+	if err := r.session.Client().Flush(ctx); err != nil {
+		return fmt.Errorf("flushing: %w", err)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	return failed
+}
+
+// refused handles a transaction that Kafka did not commit: the batch never happened, and the client reads it again.
+func (r *Runtime) refused(tasks []*task) error {
+	// The client reports "not committed" also where a broker answered with an unknown error and the abort that followed
+	// may have come too late. The group's offsets know.
+	ctx, cancel := context.WithTimeout(kadm.RequireStable(r.ctx), 2*r.o.TransactionTimeout)
+	defer cancel()
+	offsets, err := r.admin.FetchOffsets(ctx, r.o.Group)
+	if err != nil {
+		return r.fatal("asking whether a transaction was committed", fmt.Errorf("%w: %w", ErrOutcomeUnknown, err))
+	}
+	for _, t := range tasks {
+		for topic, next := range t.next {
+			if o, ok := offsets.Lookup(topic, t.partition); ok && t.committed[topic] != next && o.At == next {
+				return r.fatal("ending a transaction", fmt.Errorf("%w; start again: the client says it was refused and the group's offsets have moved", ErrOutcomeUnknown))
+			}
+		}
+	}
+	return r.forget("the group refused it")
+}
+
+// abort ends the open transaction without effect; what was polled is read again.
+func (r *Runtime) abort(why string) error {
+	if r.open {
+		ctx, cancel := context.WithTimeout(r.ctx, 2*r.o.TransactionTimeout)
+		defer cancel()
+		_, err := r.session.End(ctx, kgo.TryAbort)
+		r.open = false
+		r.rebalanced.Store(false)
+		if err != nil {
+			return r.fatal("aborting a transaction ("+why+")", err)
+		}
+	}
+	return r.forget(why)
+}
+
+// forget drops all in-memory state of the batch.
+func (r *Runtime) forget(why string) error {
+	var errs []error
+	for _, t := range r.snapshot() {
+		if t.cache != nil {
+			errs = append(errs, t.cache.release())
+		}
+		t.reset()
+		r.regate(t)
+	}
+	r.moved = time.Time{}
+	r.metrics.aborted.Inc()
+	r.o.Log.Info("transaction aborted", "group", r.o.Group, "why", why)
+	if r.aborts++; r.aborts >= maxAborts && len(r.paused) == 0 {
+		errs = append(errs, fmt.Errorf("stream %s: %d transactions in a row were aborted, the last because of: %s; if batches take longer "+
+			"than the transaction timeout of %v, lower the number of records of a transaction", r.o.Group, r.aborts, why, r.o.TransactionTimeout))
+	}
+	return errors.Join(errs...)
+}
+
+// write puts a committed transaction into Pebble: rows, changelog offset and input offsets of all partitions in one batch.
+func (r *Runtime) write(tasks []*task) error {
+	if r.db == nil {
+		return r.o.Crash(BeforeState)
+	}
+	b := r.db.NewBatch()
+	err := func() error {
+		for _, t := range tasks {
+			if err := t.write(b); err != nil {
+				return err
+			}
+		}
+		if err := r.o.Crash(BeforeState); err != nil {
+			return err
+		}
+		return b.Commit()
+	}()
+	if err := errors.Join(err, b.Close()); err != nil {
+		return fmt.Errorf("stream %s: %w", r.o.Group, err)
+	}
+	return nil
+}
+
+// done makes the transaction's end the new committed state in memory.
+func (r *Runtime) done(tasks []*task, began time.Time) {
+	r.metrics.transactions.Inc()
+	r.metrics.records.Add(float64(r.records))
+	r.metrics.commitSeconds.Observe(time.Since(began).Seconds())
+	r.records = 0
+	for _, t := range tasks {
+		r.metrics.dead.Add(float64(t.dead))
+		if t.cache != nil {
+			t.cache.committed(r.o.CacheBytes)
+			if err := t.cache.release(); err != nil {
+				r.stop(err)
+			}
+		}
+		t.committed = maps.Clone(t.next)
+		t.tx.out, t.touched, t.dead, t.marker = nil, false, 0, nil
+		if p := r.paused[t.partition]; p != nil && p.until.IsZero() {
+			delete(r.paused, t.partition)
+		}
+		r.regate(t)
+	}
+	r.published(tasks)
+}
+
+// at is a position for Pebble.
+func (t *task) at(changelog int64, inputs map[string]int64) state.Position {
+	return state.Position{Changelog: changelog, Inputs: maps.Clone(inputs), At: time.Now().UTC()}
+}

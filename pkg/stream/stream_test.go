@@ -1,0 +1,585 @@
+package stream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"databus/pkg/embedded"
+	"databus/pkg/state"
+	"databus/schemas"
+	"databus/schemas/codec"
+)
+
+// The service under test: a sum per key of usage.events, joined with a factor per key of usage.contracts, emitted to
+// usage.counts once per transaction. Values are decimal numbers.
+const (
+	in     = schemas.UsageEvents
+	table  = schemas.UsageContracts
+	out    = schemas.UsageCounts
+	parts  = 4
+	group  = "usage-aggregator"
+	chatty = false // log the runtime
+)
+
+func topology() schemas.Topology {
+	return schemas.Topology{Service: group, Edges: []schemas.Edge{
+		{Kind: schemas.Source, Topic: in, Group: group},
+		{Kind: schemas.Table, Topic: table, Group: group},
+		{Kind: schemas.Changelog, Topic: schemas.UsageAggregatorChangelog},
+		{Kind: schemas.Sink, Topic: out},
+	}}
+}
+
+func number(rec *kgo.Record) (int64, error) {
+	n, err := strconv.ParseInt(string(rec.Value), 10, 64)
+	if err != nil {
+		return 0, Poison("the value is not a number")
+	}
+	return n, nil
+}
+
+func summing(int32) Handlers {
+	touched := map[string]bool{}
+	return Handlers{
+		Inputs: map[string]func(*Tx, *kgo.Record) error{
+			table: func(tx *Tx, rec *kgo.Record) error {
+				_, err := number(rec)
+				tx.Put("factors", rec.Key, rec.Value)
+				return err // behind the write: it must be undone
+			},
+			in: func(tx *Tx, rec *kgo.Record) error {
+				sum, err := tx.Get("sums", rec.Key)
+				if err != nil {
+					return err
+				}
+				total, _ := strconv.ParseInt(string(sum), 10, 64)
+				factor := int64(1)
+				if f, err := tx.Get("factors", rec.Key); err != nil {
+					return err
+				} else if f != nil {
+					factor, _ = strconv.ParseInt(string(f), 10, 64)
+				}
+				n, poison := number(rec)
+				tx.Put("sums", rec.Key, strconv.AppendInt(nil, total+n*factor, 10))
+				if poison != nil {
+					tx.Emit(out, rec.Key, []byte("must never be seen"))
+					return poison
+				}
+				touched[string(rec.Key)] = true
+				return nil
+			},
+		},
+		Finish: func(tx *Tx) error {
+			for key := range touched {
+				v, err := tx.Get("sums", []byte(key))
+				if err != nil {
+					return err
+				}
+				tx.Emit(out, []byte(key), v)
+			}
+			clear(touched)
+			return nil
+		},
+	}
+}
+
+type bench struct {
+	t     *testing.T
+	stack *embedded.Stack
+	codec *codec.Codec
+	opts  []kgo.Opt
+	admin *kadm.Client
+	prod  *kgo.Client
+	sums  map[string]int64 // what must come out
+}
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	b := &bench{t: t, stack: embedded.ForTest(t), sums: map[string]int64{}}
+	b.opts = []kgo.Opt{kgo.SeedBrokers(b.stack.Broker.Seeds()...), kgo.MetadataMinAge(50 * time.Millisecond), kgo.FetchMaxWait(100 * time.Millisecond)}
+	b.codec = codec.New(codec.NewRegistry(b.stack.Registry.URL()), codec.Options{RegisterSchemas: true})
+	var err error
+	b.prod, err = kgo.NewClient(append(b.opts, kgo.RecordPartitioner(partitioner{func(string) bool { return false }}), kgo.ProducerLinger(0))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.prod.Close)
+	b.admin = kadm.NewClient(b.prod)
+	b.create(parts, in, table, out, schemas.UsageAggregatorChangelog, in+".dlq", table+".dlq")
+	return b
+}
+
+func (b *bench) create(partitions int32, topics ...string) {
+	b.t.Helper()
+	resp, err := b.admin.CreateTopics(context.Background(), partitions, 1, nil, topics...)
+	if err == nil {
+		err = resp.Error()
+	}
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func (b *bench) produce(topic string, keysAndValues ...string) {
+	b.t.Helper()
+	var recs []*kgo.Record
+	for i := 0; i < len(keysAndValues); i += 2 {
+		recs = append(recs, &kgo.Record{Topic: topic, Key: []byte(keysAndValues[i]), Value: []byte(keysAndValues[i+1])})
+	}
+	if err := b.prod.ProduceSync(context.Background(), recs...).FirstErr(); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// events produces n events over 20 keys.
+func (b *bench) events(n int) {
+	b.t.Helper()
+	var kv []string
+	for range n {
+		key, v := fmt.Sprintf("k%02d", rand.IntN(20)), 1+rand.Int64N(9)
+		b.sums[key] += v
+		kv = append(kv, key, strconv.FormatInt(v, 10))
+	}
+	b.produce(in, kv...)
+}
+
+func (b *bench) options(instance, dir string) Options {
+	o := Options{Topology: topology(), Stores: []string{"sums", "factors"}, Handlers: summing, Instance: instance, Kafka: b.opts,
+		Codec: b.codec, StateDir: dir, CommitInterval: 10 * time.Millisecond, SessionTimeout: 2 * time.Second, TransactionTimeout: 5 * time.Second}
+	if chatty {
+		o.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	}
+	return o
+}
+
+// running is a runtime in its goroutine.
+type running struct {
+	*Runtime
+	t    *testing.T
+	stop context.CancelFunc
+	done chan error
+	once sync.Once
+	err  error
+}
+
+func (b *bench) start(o Options) *running {
+	b.t.Helper()
+	r, err := New(o)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	run := &running{Runtime: r, t: b.t, stop: cancel, done: make(chan error, 1)}
+	go func() { run.done <- r.Run(ctx) }()
+	b.t.Cleanup(func() { cancel(); run.wait() })
+	return run
+}
+
+func (r *running) wait() error {
+	r.once.Do(func() {
+		select {
+		case r.err = <-r.done:
+		case <-time.After(60 * time.Second):
+			r.err = errors.New("the runtime did not end within 60 s")
+			r.t.Error(r.err)
+		}
+	})
+	return r.err
+}
+
+// finish stops it cleanly.
+func (r *running) finish() {
+	r.t.Helper()
+	r.stop()
+	if err := r.wait(); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// caughtUp waits until the group has committed everything that the inputs hold.
+func (b *bench) caughtUp(rs ...*running) {
+	b.t.Helper()
+	deadline := time.Now().Add(45 * time.Second)
+	for {
+		for _, r := range rs {
+			select {
+			case err := <-r.done:
+				r.done <- err
+				b.t.Fatalf("the runtime ended: %v", err)
+			default:
+			}
+		}
+		ends, err := b.admin.ListEndOffsets(context.Background(), in, table)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		commits, err := b.admin.FetchOffsets(context.Background(), group)
+		if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
+			b.t.Fatal(err)
+		}
+		behind := int64(0)
+		ends.Each(func(o kadm.ListedOffset) {
+			c, _ := commits.Lookup(o.Topic, o.Partition)
+			behind += o.Offset - max(0, c.At)
+		})
+		if behind == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			b.t.Fatalf("%d records are not processed", behind)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// read returns all committed records of a topic, by partition in order.
+func (b *bench) read(topic string) []*kgo.Record {
+	b.t.Helper()
+	ends, err := b.admin.ListEndOffsets(context.Background(), topic)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	left := map[int32]int64{}
+	ends.Each(func(o kadm.ListedOffset) {
+		if o.Offset > 0 {
+			left[o.Partition] = o.Offset
+		}
+	})
+	c, err := kgo.NewClient(append(b.opts, kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords())...)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	defer c.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	var recs []*kgo.Record
+	for len(left) > 0 {
+		fetches := c.PollFetches(ctx)
+		if ctx.Err() != nil {
+			b.t.Fatalf("reading %s: an open transaction hides the end: %v", topic, left)
+		}
+		fetches.EachRecord(func(rec *kgo.Record) {
+			if rec.Offset+1 >= left[rec.Partition] {
+				delete(left, rec.Partition)
+			}
+			if !rec.Attrs.IsControl() {
+				recs = append(recs, rec)
+			}
+		})
+	}
+	return recs
+}
+
+// check compares outputs and the state directories with the recomputation.
+func (b *bench) check(dirs map[string]string) {
+	b.t.Helper()
+	last := map[string]int64{}
+	for _, rec := range b.read(out) {
+		n, err := strconv.ParseInt(string(rec.Value), 10, 64)
+		if err != nil {
+			b.t.Fatalf("output of %s: %v", rec.Key, err)
+		}
+		if n <= last[string(rec.Key)] {
+			b.t.Errorf("%s goes from %d to %d: an output was repeated", rec.Key, last[string(rec.Key)], n)
+		}
+		last[string(rec.Key)] = n
+	}
+	if !maps.Equal(last, b.sums) {
+		b.t.Errorf("outputs %v\nwant    %v", last, b.sums)
+	}
+	rows := map[string]int64{}
+	for instance, dir := range dirs {
+		db, err := state.Open(state.Options{Dir: dir, Service: group, Instance: instance, ReadOnly: true})
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		for p := range int32(parts) {
+			pos, ok, err := db.Position(p)
+			if err != nil || !ok {
+				continue
+			}
+			// Of several directories the furthest holds the newest rows.
+			newest := true
+			for i2, d2 := range dirs {
+				if i2 == instance {
+					continue
+				}
+				db2, err := state.Open(state.Options{Dir: d2, Service: group, Instance: i2, ReadOnly: true})
+				if err != nil {
+					b.t.Fatal(err)
+				}
+				if p2, ok, _ := db2.Position(p); ok && p2.Changelog > pos.Changelog {
+					newest = false
+				}
+				db2.Close()
+			}
+			if !newest {
+				continue
+			}
+			rd, err := db.NewReader(p)
+			if err != nil {
+				b.t.Fatal(err)
+			}
+			rd.Scan("sums", nil, func(k, v []byte) bool {
+				rows[string(k)], _ = strconv.ParseInt(string(v), 10, 64)
+				return true
+			})
+			rd.Close()
+		}
+		db.Close()
+	}
+	if len(dirs) > 0 && !maps.Equal(rows, b.sums) {
+		b.t.Errorf("state   %v\nwant    %v", rows, b.sums)
+	}
+}
+
+func TestCleanRestart(t *testing.T) {
+	b := newBench(t)
+	dir := t.TempDir()
+	for range 3 {
+		b.events(500)
+		r := b.start(b.options("0", dir))
+		b.events(500)
+		b.caughtUp(r)
+		r.finish()
+		b.check(map[string]string{"0": dir})
+	}
+	// With nothing new, a start commits nothing.
+	before := len(b.read(schemas.UsageAggregatorChangelog))
+	r := b.start(b.options("0", dir))
+	for ready, _ := r.Ready(); !ready; ready, _ = r.Ready() {
+		time.Sleep(5 * time.Millisecond)
+	}
+	time.Sleep(100 * time.Millisecond)
+	r.finish()
+	if after := len(b.read(schemas.UsageAggregatorChangelog)); after != before {
+		t.Errorf("an idle start wrote %d changelog records", after-before)
+	}
+}
+
+func TestStopCommitsWhatWasPolled(t *testing.T) {
+	b := newBench(t)
+	dir := t.TempDir()
+	for range 10 {
+		b.events(300)
+		r := b.start(b.options("0", dir))
+		time.Sleep(time.Duration(rand.IntN(300)) * time.Millisecond)
+		r.finish()
+	}
+	r := b.start(b.options("0", dir))
+	b.caughtUp(r)
+	r.finish()
+	b.check(map[string]string{"0": dir})
+}
+
+var errCrash = errors.New("injected crash")
+
+// Crashes at every point, then starts anew on the same state directory or on an empty one.
+func TestCrashes(t *testing.T) {
+	for _, point := range []Point{AfterFlush, AfterEnd, BeforeState, InsideRestore} {
+		for _, empty := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, empty=%v", point, empty), func(t *testing.T) {
+				t.Parallel()
+				b := newBench(t)
+				dir := t.TempDir()
+				for round := range 3 {
+					b.events(400)
+					o := b.options("0", dir)
+					hits := 0
+					o.Crash = func(p Point) error {
+						if p == point {
+							if hits++; hits > 1 || point == InsideRestore {
+								return errCrash
+							}
+						}
+						return nil
+					}
+					r := b.start(o)
+					if point == InsideRestore {
+						if round > 0 { // the first start has nothing to restore
+							if err := r.wait(); !errors.Is(err, errCrash) {
+								t.Fatalf("ended with %v", err)
+							}
+						} else {
+							b.caughtUp(r)
+							r.finish()
+						}
+					} else {
+						go func() {
+							for range 20 {
+								time.Sleep(20 * time.Millisecond)
+								b.produce(in, "extra", "1")
+							}
+						}()
+						if err := r.wait(); !errors.Is(err, errCrash) {
+							t.Fatalf("ended with %v", err)
+						}
+						time.Sleep(450 * time.Millisecond)
+						b.sums["extra"] += 20
+					}
+					if empty || point == InsideRestore {
+						dir = t.TempDir()
+					}
+				}
+				r := b.start(b.options("0", dir))
+				b.caughtUp(r)
+				r.finish()
+				b.check(map[string]string{"0": dir})
+			})
+		}
+	}
+}
+
+func TestTwoInstances(t *testing.T) {
+	b := newBench(t)
+	dirs := map[string]string{"a": t.TempDir(), "b": t.TempDir()}
+	stop := make(chan struct{})
+	var produced sync.WaitGroup
+	produced.Add(1)
+	go func() {
+		defer produced.Done()
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(10 * time.Millisecond):
+				b.events(20)
+			}
+		}
+	}()
+	own := func(r *running, want bool) {
+		t.Helper()
+		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+			if ready, _ := r.Ready(); ready && (len(r.Positions()[in]) > 0) == want {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("positions %v", r.Positions())
+			}
+		}
+	}
+	first := b.start(b.options("a", dirs["a"]))
+	own(first, true)
+	leaving := b.options("b", dirs["b"])
+	leaving.LeaveOnStop = true
+	for range 2 {
+		second := b.start(leaving)
+		own(second, true)
+		time.Sleep(300 * time.Millisecond)
+		second.finish()
+		time.Sleep(300 * time.Millisecond)
+	}
+	second := b.start(leaving)
+	own(second, true)
+	close(stop)
+	produced.Wait()
+	b.caughtUp(first, second)
+	first.finish()
+	second.finish()
+	b.check(dirs)
+}
+
+func TestPoison(t *testing.T) {
+	b := newBench(t)
+	dir := t.TempDir()
+	b.produce(table, "k", "x")
+	b.produce(in, "k", "1", "k", "boom", "k", "2")
+	b.sums["k"] = 3
+	r := b.start(b.options("0", dir))
+	b.caughtUp(r)
+	r.finish()
+	b.check(map[string]string{"0": dir})
+	dead := b.read(in + ".dlq")
+	if len(dead) != 1 || string(dead[0].Key) != "k" || string(dead[0].Value) != "boom" {
+		t.Fatalf("dead letters: %v", dead)
+	}
+	headers := map[string]string{}
+	for _, h := range dead[0].Headers {
+		headers[h.Key] = string(h.Value)
+	}
+	if headers[HeaderReason] != "the value is not a number" || headers[HeaderTopic] != in || headers[HeaderOffset] != "1" || headers[HeaderService] != group {
+		t.Errorf("headers %v", headers)
+	}
+	if dead := b.read(table + ".dlq"); len(dead) != 1 {
+		t.Errorf("%d dead letters of the table", len(dead))
+	}
+}
+
+// Factors that existed before an event was sent are in force for it, whatever is fetched first.
+func TestTablesFirst(t *testing.T) {
+	b := newBench(t)
+	dir := t.TempDir()
+	var events, factors []string
+	for i := range 200 {
+		key := fmt.Sprint("t", i)
+		factors = append(factors, key, "10")
+		events = append(events, key, "3")
+		b.sums[key] = 30
+	}
+	b.produce(in, events...)
+	b.produce(table, factors...)
+	r := b.start(b.options("0", dir))
+	b.caughtUp(r)
+	r.finish()
+	b.check(map[string]string{"0": dir})
+}
+
+func TestRegistryIsWaitedFor(t *testing.T) {
+	for _, kind := range []error{codec.ErrUnavailable, codec.ErrUnknownSchema} {
+		b := newBench(t)
+		dir := t.TempDir()
+		b.events(100)
+		var mu sync.Mutex
+		failing := true
+		o := b.options("0", dir)
+		o.Handlers = func(p int32) Handlers {
+			h := summing(p)
+			sum := h.Inputs[in]
+			h.Inputs[in] = func(tx *Tx, rec *kgo.Record) error {
+				mu.Lock()
+				defer mu.Unlock()
+				if failing && tx.Partition() == 1 && rec.Offset > 3 {
+					return fmt.Errorf("decoding: %w", kind)
+				}
+				return sum(tx, rec)
+			}
+			return h
+		}
+		r := b.start(o)
+		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			if ready, reason := r.Ready(); !ready && strings.Contains(reason, kind.Error()) && strings.Contains(reason, "partition 1") {
+				break
+			} else if time.Now().After(deadline) {
+				t.Fatalf("health says %v %q", ready, reason)
+			}
+		}
+		mu.Lock()
+		failing = false
+		mu.Unlock()
+		b.caughtUp(r)
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			if ready, reason := r.Ready(); ready {
+				break
+			} else if time.Now().After(deadline) {
+				t.Fatalf("health says %v %q", ready, reason)
+			}
+		}
+		r.finish()
+		b.check(map[string]string{"0": dir})
+	}
+}

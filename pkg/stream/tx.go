@@ -1,0 +1,63 @@
+package stream
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+)
+
+// Tx is a handler's view of one partition within the open transaction. It is valid during the call only. Mistakes of the
+// service, such as a store that it did not declare, panic.
+type Tx struct {
+	ctx   context.Context
+	task  *task
+	cache *cache
+	out   []*kgo.Record
+}
+
+// Context ends when the instance must give up, not when it is asked to stop: what was polled is processed.
+func (tx *Tx) Context() context.Context { return tx.ctx }
+
+// Partition is the partition of all inputs and of the rows.
+func (tx *Tx) Partition() int32 { return tx.task.partition }
+
+// Get returns a row, or nil if it does not exist. The bytes must not be changed.
+func (tx *Tx) Get(store string, key []byte) ([]byte, error) {
+	return tx.cache.get(tx.store(store), key)
+}
+
+// Put writes a row. The runtime keeps value: it must not be changed afterwards.
+func (tx *Tx) Put(store string, key, value []byte) {
+	if value == nil {
+		value = []byte{}
+	}
+	tx.cache.put(tx.store(store), key, value)
+}
+
+// Delete removes a row.
+func (tx *Tx) Delete(store string, key []byte) { tx.cache.put(tx.store(store), key, nil) }
+
+// Scan calls each with the rows whose keys start with prefix, in order of keys, until it returns false. Key and value
+// are valid during the call only. Rows may be read and written meanwhile, which the scan does not see; another scan
+// may not be started.
+func (tx *Tx) Scan(store string, prefix []byte, each func(key, value []byte) bool) error {
+	return tx.cache.scan(tx.store(store), string(prefix), each)
+}
+
+// Emit produces a record when the transaction ends. The catalogue says which partition the key belongs to. The runtime
+// keeps key and value.
+func (tx *Tx) Emit(topic string, key, value []byte, headers ...kgo.RecordHeader) {
+	if !tx.task.r.shape.sinks[topic] {
+		panic(fmt.Sprintf("stream: %s emits to %s, which is no sink of its topology", tx.task.r.o.Group, topic))
+	}
+	tx.out = append(tx.out, &kgo.Record{Topic: topic, Key: key, Value: value, Headers: headers})
+}
+
+func (tx *Tx) store(name string) int {
+	i, ok := tx.task.r.shape.stores[name]
+	if !ok {
+		panic(fmt.Sprintf("stream: %s uses store %s, which it did not declare", tx.task.r.o.Group, name))
+	}
+	return i
+}
