@@ -172,7 +172,7 @@ func TestBytesAreThoseOfTheEncoderVersion(t *testing.T) {
 	}
 	object, _ := encode(t, compile(t, usageSchema), 0, 3000, usageRecords(3000, ""))
 	sum := sha256.Sum256(object)
-	const want = "084c1af323a6bf3f107e56f2c73ba95e444602fed06fd6828e974f3901cc5686"
+	const want = "ed8c2e622c40e802646aa7a16d226fe9dba05152dc0705e4682c38ed54de0404"
 	if got := hex.EncodeToString(sum[:]); got != want {
 		t.Errorf("SHA-256 %s, want %s: the encoder writes other bytes under its old version", got, want)
 	}
@@ -339,6 +339,31 @@ func TestBlocksOfAnyForm(t *testing.T) {
 	object, _ := encode(t, schema, 0, 1, []archive.Record{{Value: value}})
 	if got, _ := decode(t, object); !bytes.Equal(got[0].Value, []byte{8, 2, 4, 6, 8, 0}) {
 		t.Errorf("got % x", got[0].Value)
+	}
+}
+
+func TestMapKeysAreUnique(t *testing.T) {
+	schema := compile(t, `{"type":"record","name":"R","fields":[{"name":"m","type":{"type":"map","values":"int"}}]}`)
+	value := func(keys ...string) []byte {
+		b := binary.AppendVarint(nil, int64(len(keys)))
+		for _, k := range keys {
+			b = append(appendBytes(b, []byte(k)), 2)
+		}
+		return append(b, 0)
+	}
+	var many []string
+	for i := range 100 {
+		many = append(many, fmt.Sprint("key", i))
+	}
+	for _, good := range [][]byte{value("a"), value("a", "b", ""), value(many...)} {
+		if err := schema.Check(good); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, bad := range [][]byte{value("a", "b", "a"), value(append(many, "key3")...), value(append(many, "key77")...), append(value("x")[:4], value("x")...)} {
+		if err := schema.Check(bad); !errors.Is(err, archive.ErrValue) {
+			t.Errorf("% x: %v, want ErrValue", bad, err)
+		}
 	}
 }
 

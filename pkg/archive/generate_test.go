@@ -74,8 +74,10 @@ func (g *generator) present(depth int) (any, writeValue) {
 			return map[string]any{"type": "array", "items": items}, blocks(write)
 		case 2:
 			values, write := g.any(depth + 1)
+			n := 0
 			return map[string]any{"type": "map", "values": values}, blocks(func(rng *rand.Rand, dst []byte) []byte {
-				return write(rng, appendBytes(dst, randomString(rng)))
+				n++ // keys are unique
+				return write(rng, appendBytes(dst, fmt.Appendf(nil, "%s/%d", randomString(rng), n)))
 			})
 		}
 	}

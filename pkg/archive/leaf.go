@@ -15,19 +15,19 @@ import (
 func (c *compiler) compileLeaf(col *column, n *avro.SchemaNode) error {
 	switch n.Type {
 	case "boolean":
-		col.kind, col.node = kindBoolean, parquet.Leaf(parquet.BooleanType)
+		col.kind, col.node = kindBoolean, plain(parquet.Leaf(parquet.BooleanType))
 	case "int":
-		col.kind, col.node = kindInt, intNode(n.LogicalType)
+		col.kind, col.node = kindInt, parquet.Encoded(intNode(n.LogicalType), &parquet.DeltaBinaryPacked)
 	case "long":
-		col.kind, col.node = kindLong, longNode(n.LogicalType)
+		col.kind, col.node = kindLong, parquet.Encoded(longNode(n.LogicalType), &parquet.DeltaBinaryPacked)
 	case "float":
-		col.kind, col.node = kindFloat, parquet.Leaf(parquet.FloatType)
+		col.kind, col.node = kindFloat, plain(parquet.Leaf(parquet.FloatType))
 	case "double":
-		col.kind, col.node = kindDouble, parquet.Leaf(parquet.DoubleType)
+		col.kind, col.node = kindDouble, plain(parquet.Leaf(parquet.DoubleType))
 	case "bytes":
-		col.kind, col.node = kindBytes, parquet.Leaf(parquet.ByteArrayType)
+		col.kind, col.node = kindBytes, plain(parquet.Leaf(parquet.ByteArrayType))
 		if n.LogicalType == "decimal" {
-			col.node = parquet.Decimal(n.Scale, n.Precision, parquet.ByteArrayType)
+			col.node = plain(parquet.Decimal(n.Scale, n.Precision, parquet.ByteArrayType))
 		}
 	case "string":
 		// Mostly names, codes and ids; the dictionary gives way to plain pages where there are too many.
@@ -45,6 +45,7 @@ func (c *compiler) compileLeaf(col *column, n *avro.SchemaNode) error {
 		default:
 			col.node = parquet.Leaf(parquet.FixedLenByteArrayType(n.Size))
 		}
+		col.node = plain(col.node)
 	case "enum":
 		// A string to readers: several show Parquet's ENUM as bytes.
 		col.kind, col.node = kindEnum, parquet.Encoded(parquet.String(), &parquet.RLEDictionary)
@@ -63,6 +64,9 @@ func (c *compiler) compileLeaf(col *column, n *avro.SchemaNode) error {
 	}
 	return nil
 }
+
+// plain is the one encoding that every reader knows for every type: DuckDB refuses the library's choice for decimals.
+func plain(node parquet.Node) parquet.Node { return parquet.Encoded(node, &parquet.Plain) }
 
 func intNode(logical string) parquet.Node {
 	switch logical {
@@ -121,15 +125,15 @@ func isMetaColumn(name string) bool {
 func (s *Schema) parquetSchema() *parquet.Schema {
 	header := group{[]parquet.Field{
 		field{parquet.Encoded(parquet.String(), &parquet.RLEDictionary), "key"},
-		field{parquet.Optional(parquet.Leaf(parquet.ByteArrayType)), "value"},
+		field{parquet.Optional(plain(parquet.Leaf(parquet.ByteArrayType))), "value"},
 	}}
 	fields := []parquet.Field{
 		field{parquet.Encoded(parquet.Leaf(parquet.Int32Type), &parquet.RLEDictionary), "_partition"},
 		field{parquet.Encoded(parquet.Leaf(parquet.Int64Type), &parquet.DeltaBinaryPacked), "_offset"},
 		field{parquet.Encoded(parquet.Timestamp(parquet.Millisecond), &parquet.DeltaBinaryPacked), "_timestamp"},
-		field{parquet.Optional(parquet.Leaf(parquet.ByteArrayType)), "_key"},
+		field{parquet.Optional(plain(parquet.Leaf(parquet.ByteArrayType))), "_key"},
 		field{parquet.List(header), "_headers"},
-		field{parquet.Leaf(parquet.BooleanType), "_tombstone"},
+		field{plain(parquet.Leaf(parquet.BooleanType)), "_tombstone"},
 	}
 	for _, child := range s.root.children {
 		fields = append(fields, field{child.node, child.name})

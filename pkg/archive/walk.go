@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -100,6 +101,7 @@ func (c *column) writePresent(r *rows, src []byte, rep int) ([]byte, error) {
 // writeBlocks reads an array or a map: blocks of a count and as many elements, the last with count 0.
 func (c *column) writeBlocks(r *rows, src []byte, rep int) ([]byte, error) {
 	empty := true
+	var keys keySet
 	for {
 		count, rest, err := readLong(src)
 		if err != nil {
@@ -127,6 +129,15 @@ func (c *column) writeBlocks(r *rows, src []byte, rep int) ([]byte, error) {
 			return nil, c.failed(errShort)
 		}
 		for range count {
+			if c.kind == kindMap {
+				key, _, err := c.children[0].leafValue(src)
+				if err != nil {
+					return nil, c.failed(err)
+				}
+				if !keys.add(key.ByteArray()) {
+					return nil, c.failed(errors.New("a key of the map occurs twice"))
+				}
+			}
 			for _, child := range c.children {
 				if src, err = child.write(r, src, rep); err != nil {
 					return nil, err
@@ -142,6 +153,35 @@ func (c *column) writeBlocks(r *rows, src []byte, rep int) ([]byte, error) {
 		c.writeNull(r, c.def, rep)
 	}
 	return src, nil
+}
+
+// keySet tells whether a map's key is new. Readers refuse a whole file in which one map has a key twice.
+type keySet struct {
+	few  [][]byte
+	many map[string]struct{}
+}
+
+func (s *keySet) add(key []byte) bool {
+	if s.many == nil && len(s.few) < 16 {
+		for _, k := range s.few {
+			if bytes.Equal(k, key) {
+				return false
+			}
+		}
+		s.few = append(s.few, key)
+		return true
+	}
+	if s.many == nil {
+		s.many = map[string]struct{}{}
+		for _, k := range s.few {
+			s.many[string(k)] = struct{}{}
+		}
+	}
+	if _, known := s.many[string(key)]; known {
+		return false
+	}
+	s.many[string(key)] = struct{}{}
+	return true
 }
 
 func (c *column) leafValue(src []byte) (v parquet.Value, rest []byte, err error) {
