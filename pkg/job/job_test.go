@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 )
 
@@ -85,29 +84,35 @@ func TestJobCompletes(t *testing.T) {
 // The coordinator is killed at each place where its row, its tasks and its events can part: some topics take what it
 // produces and others do not. A new one, which starts from Kafka alone, must bring the job to the same end.
 func TestCoordinatorKilledInEveryState(t *testing.T) {
-	all := []string{testTopics.Table, testTopics.Tasks, testTopics.Events}
+	const table, tasks, events = 1, 2, 4
 	type moment struct {
 		name    string
-		refused []string
+		refused int    // a sum of table, tasks, events
 		before  string // what has happened before the broker begins to refuse
 	}
 	var moments []moment
 	for _, before := range []string{"nothing", "planned", "all but one"} {
 		moments = append(moments,
-			moment{"nothing taken", all, before},
-			moment{"only events lost", all[2:], before},
-			moment{"only the row lost", all[:1], before},
-			moment{"everything taken, inputs not marked", nil, before})
+			moment{"nothing taken", table | tasks | events, before},
+			moment{"only events lost", events, before},
+			moment{"only the row lost", table, before},
+			moment{"everything taken, inputs not marked", 0, before})
 	}
 	moments = append(moments, // only the first step emits tasks
-		moment{"row taken, tasks and events lost", all[1:], "nothing"},
-		moment{"tasks taken, row and events lost", []string{all[0], all[2]}, "nothing"},
-		moment{"events taken, row and tasks lost", all[:2], "nothing"},
-		moment{"only tasks lost", all[1:2], "nothing"})
+		moment{"row taken, tasks and events lost", tasks | events, "nothing"},
+		moment{"tasks taken, row and events lost", table | events, "nothing"},
+		moment{"events taken, row and tasks lost", table | tasks, "nothing"},
+		moment{"only tasks lost", tasks, "nothing"})
 	for _, m := range moments {
 		t.Run(m.before+" before, "+m.name, func(t *testing.T) {
 			t.Parallel()
-			r := newRig(t)
+			r := newFaultyRig(t)
+			var refused []string
+			for i, topic := range []string{r.topics.Table, r.topics.Tasks, r.topics.Events} {
+				if m.refused&(1<<i) != 0 {
+					refused = append(refused, topic)
+				}
+			}
 			hold := make(chan struct{})
 			r.set(func() { r.hold = hold })
 			first := r.coordinator()
@@ -117,12 +122,12 @@ func TestCoordinatorKilledInEveryState(t *testing.T) {
 
 			switch m.before {
 			case "nothing":
-				r.refuse(m.refused...)
+				r.refuse(refused...)
 				r.request("j", sumRequest{N: 3})
 			case "planned":
 				r.request("j", sumRequest{N: 3})
 				r.phase("j", "PLANNED")
-				r.refuse(m.refused...)
+				r.refuse(refused...)
 				close(hold)
 			case "all but one":
 				r.set(func() {
@@ -139,10 +144,10 @@ func TestCoordinatorKilledInEveryState(t *testing.T) {
 					s, _, err := r.view.Get("j")
 					return err == nil && len(s.Tasks) == 3 && s.Tasks[0].Done && s.Tasks[1].Done
 				})
-				r.refuse(m.refused...)
+				r.refuse(refused...)
 				close(hold)
 			}
-			if m.refused != nil {
+			if m.refused != 0 {
 				r.eventually("the broker lost something", func() bool { r.mu.Lock(); defer r.mu.Unlock(); return r.lost > 0 })
 			}
 			time.Sleep(200 * time.Millisecond) // below the interval of marks: the inputs are not committed
@@ -313,7 +318,7 @@ func TestRowsStayBelowTheirLimit(t *testing.T) {
 	r.worker()
 	r.request("j", sumRequest{N: 30})
 	s := r.phase("j", "FAILED")
-	if !strings.Contains(s.Error, "400 are allowed") || len(s.Tasks) != 0 {
+	if !strings.Contains(s.Error, "more than the 400 bytes") || len(s.Tasks) != 0 {
 		t.Errorf("row: %+v", s)
 	}
 	r.request("small", sumRequest{N: 1}) // the coordinator goes on
@@ -353,11 +358,11 @@ func TestTwoCoordinatorsShareThePartitions(t *testing.T) {
 	first, second := r.coordinator(), r.coordinator()
 	r.worker()
 	r.eventually("both ready", func() bool { return first.ready() && second.ready() })
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	if _, err := r.cluster.WaitGroupStable(ctx, testTopics.Group(), 2); err != nil {
-		t.Fatal(err)
-	}
+	r.eventually("two members", func() bool {
+		groups, err := r.admin.DescribeGroups(context.Background(), r.topics.Group())
+		g := groups[r.topics.Group()]
+		return err == nil && g.State == "Stable" && len(g.Members) == 2
+	})
 	for i := range 12 {
 		r.request(fmt.Sprintf("early-%d", i), sumRequest{N: 3})
 	}
@@ -377,14 +382,14 @@ func TestWhatCannotBeRead(t *testing.T) {
 	r := newRig(t)
 	r.coordinator(func(o *Options) { o.MaxValue = 1000 })
 	r.worker(func(o *Options) { o.MaxValue = 1000 })
-	r.produce(&kgo.Record{Topic: testTopics.Requests, Key: []byte("j"), Value: []byte("not json")})
-	r.produce(&kgo.Record{Topic: testTopics.Requests, Key: []byte("a/b"), Value: []byte(`{"N":1}`)})
-	r.produce(&kgo.Record{Topic: testTopics.Requests, Key: []byte("big"), Value: make([]byte, 1001)})
-	r.produce(&kgo.Record{Topic: testTopics.Requests, Value: []byte(`{"N":1}`)})
-	r.produce(&kgo.Record{Topic: testTopics.Requests, Key: []byte("j")})
-	r.produce(&kgo.Record{Topic: testTopics.Results, Key: []byte("j"), Value: []byte("not json")})
-	r.produce(&kgo.Record{Topic: testTopics.Tasks, Key: []byte("j"), Value: []byte("no number")})
-	r.produce(&kgo.Record{Topic: testTopics.Results, Key: []byte("j"), Value: []byte(`{"Number":7}`),
+	r.produce(&kgo.Record{Topic: r.topics.Requests, Key: []byte("j"), Value: []byte("not json")})
+	r.produce(&kgo.Record{Topic: r.topics.Requests, Key: []byte("a/b"), Value: []byte(`{"N":1}`)})
+	r.produce(&kgo.Record{Topic: r.topics.Requests, Key: []byte("big"), Value: make([]byte, 1001)})
+	r.produce(&kgo.Record{Topic: r.topics.Requests, Value: []byte(`{"N":1}`)})
+	r.produce(&kgo.Record{Topic: r.topics.Requests, Key: []byte("j")})
+	r.produce(&kgo.Record{Topic: r.topics.Results, Key: []byte("j"), Value: []byte("not json")})
+	r.produce(&kgo.Record{Topic: r.topics.Tasks, Key: []byte("j"), Value: []byte("no number")})
+	r.produce(&kgo.Record{Topic: r.topics.Results, Key: []byte("j"), Value: []byte(`{"Number":7}`),
 		Headers: []kgo.RecordHeader{{Key: headerAttempt, Value: []byte("0")}}})
 	r.request("j", sumRequest{N: 2}) // the id is still free
 	r.expectSum("j", 2)
@@ -392,7 +397,7 @@ func TestWhatCannotBeRead(t *testing.T) {
 	var reasons []string
 	r.eventually("five dead letters", func() bool {
 		reasons = nil
-		for _, topic := range []string{testTopics.Requests, testTopics.Results} {
+		for _, topic := range []string{r.topics.Requests, r.topics.Results} {
 			for _, rec := range r.records(deadLetters(topic)) {
 				reasons = append(reasons, header(rec, headerReason))
 			}
@@ -412,7 +417,7 @@ func TestRequestFromATransaction(t *testing.T) {
 	r := newRig(t)
 	r.coordinator()
 	r.worker()
-	c, err := kgo.NewClient(kgo.SeedBrokers(r.cluster.ListenAddrs()...), kgo.TransactionalID("requester"))
+	c, err := kgo.NewClient(kgo.SeedBrokers(r.brokers...), kgo.TransactionalID("requester"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -425,7 +430,7 @@ func TestRequestFromATransaction(t *testing.T) {
 			t.Fatal(err)
 		}
 		if err := c.ProduceSync(context.Background(), &kgo.Record{
-			Topic: testTopics.Requests, Key: []byte(x.id), Value: []byte(`{"N":2}`),
+			Topic: r.topics.Requests, Key: []byte(x.id), Value: []byte(`{"N":2}`),
 		}).FirstErr(); err != nil {
 			t.Fatal(err)
 		}
@@ -474,9 +479,9 @@ func TestPlanInterrupted(t *testing.T) {
 
 // A later input without emits must not mark an earlier one whose emits are not acknowledged.
 func TestMarksAreInOrder(t *testing.T) {
-	r := newRig(t)
+	r := newFaultyRig(t)
 	first := r.coordinator()
-	r.refuse(testTopics.Tasks)
+	r.refuse(r.topics.Tasks)
 	r.request("j", sumRequest{N: 3})
 	other := "" // an id of the same partition
 	for i := 0; other == ""; i++ {
@@ -487,11 +492,11 @@ func TestMarksAreInOrder(t *testing.T) {
 	r.request(other, sumRequest{Cancel: true})
 	r.phase("j", "PLANNED")
 	time.Sleep(1200 * time.Millisecond) // two intervals of marks
-	offsets, err := kadm.NewClient(r.client).FetchOffsets(context.Background(), testTopics.Group())
+	offsets, err := r.admin.FetchOffsets(context.Background(), r.topics.Group())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if o, found := offsets.Lookup(testTopics.Requests, partitionOf("j", 4)); found && o.At > 0 {
+	if o, found := offsets.Lookup(r.topics.Requests, partitionOf("j", 4)); found && o.At > 0 {
 		t.Errorf("offset %d is committed and the request at offset 0 has no tasks yet", o.At)
 	}
 	r.kill(first)
@@ -520,13 +525,13 @@ func TestRequestInTheWrongPartition(t *testing.T) {
 	r.coordinator()
 	r.worker()
 	wrong := (partitionOf("j", 4) + 1) % 4
-	manual, err := kgo.NewClient(kgo.SeedBrokers(r.cluster.ListenAddrs()...), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	manual, err := kgo.NewClient(kgo.SeedBrokers(r.brokers...), kgo.RecordPartitioner(kgo.ManualPartitioner()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer manual.Close()
 	if err := manual.ProduceSync(context.Background(), &kgo.Record{
-		Topic: testTopics.Requests, Partition: wrong, Key: []byte("j"), Value: []byte(`{"N":3}`),
+		Topic: r.topics.Requests, Partition: wrong, Key: []byte("j"), Value: []byte(`{"N":3}`),
 	}).FirstErr(); err != nil {
 		t.Fatal(err)
 	}
@@ -539,11 +544,13 @@ func TestStalledJobIsNudged(t *testing.T) {
 	r.coordinator(func(o *Options) { o.Nudge = 400 * time.Millisecond })
 	r.request("j", sumRequest{N: 2})
 	r.phase("j", "PLANNED")
-	for p := range int32(4) { // the tasks are gone before any worker has seen them
-		info := r.cluster.PartitionInfo(testTopics.Tasks, p)
-		if err := r.cluster.DeleteRecords(testTopics.Tasks, p, info.HighWatermark); err != nil {
-			t.Fatal(err)
-		}
+	// The tasks are gone before any worker has seen them.
+	ends, err := r.admin.ListEndOffsets(context.Background(), r.topics.Tasks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.admin.DeleteRecords(context.Background(), ends.Offsets()); err != nil {
+		t.Fatal(err)
 	}
 	r.worker()
 	r.expectSum("j", 2)
@@ -551,15 +558,16 @@ func TestStalledJobIsNudged(t *testing.T) {
 
 func TestTopicsThatDoNotFit(t *testing.T) {
 	r := newRig(t)
-	if err := r.cluster.CreateTopic("narrow.results", 3, nil); err != nil {
+	narrow := r.topics.Results + ".narrow"
+	if _, err := r.admin.CreateTopics(context.Background(), 3, 1, nil, narrow); err != nil {
 		t.Fatal(err)
 	}
-	r.kind.Topics.Results = "narrow.results"
+	r.kind.Topics.Results = narrow
 	c, err := NewCoordinator(r.kind, r.options())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.checkTopics(); err == nil || !strings.Contains(err.Error(), "narrow.results has 3 partitions and test.requests has 4") {
+	if err := c.checkTopics(); err == nil || !strings.Contains(err.Error(), narrow+" has 3 partitions and "+r.topics.Requests+" has 4") {
 		t.Errorf("got %v", err)
 	}
 	c.kind.Topics.Results = "nowhere"

@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 
+	"databus/schemas/codec"
 	"databus/schemas/event"
 )
 
@@ -136,10 +137,13 @@ type temporaryError struct{ error }
 
 func (e temporaryError) Unwrap() error { return e.error }
 
-// Temporary marks an error that waiting can cure.
+// Temporary marks an error that waiting can cure. Errors of schemas/codec need no mark.
 func Temporary(err error) error { return temporaryError{err} }
 
-func isTemporary(err error) bool { var t temporaryError; return errors.As(err, &t) }
+func isTemporary(err error) bool {
+	var t temporaryError
+	return errors.As(err, &t) || errors.Is(err, codec.ErrUnavailable) || errors.Is(err, codec.ErrUnknownSchema)
+}
 
 type permanentError struct{ error }
 

@@ -205,11 +205,11 @@ func end(s *State, phase event.JobPhase, reason string, at time.Time) decision {
 }
 
 // tooLarge ends a job whose row would not fit into a record: what makes it large is dropped, the request is kept.
-func tooLarge(s *State, size, limit int, at time.Time) decision {
+func tooLarge(s *State, limit int, at time.Time) decision {
 	next := *s
 	next.Plan, next.Tasks = []byte{}, []event.TaskState{}
 	return end(&next, event.JobPhaseFailed,
-		fmt.Sprintf("the job's row would be %d bytes and %d are allowed: fewer tasks, or shorter results", size, limit), at)
+		fmt.Sprintf("the job's row would have more than the %d bytes that are allowed: make fewer tasks, or shorter results", limit), at)
 }
 
 // verdict is what a worker does with a task.

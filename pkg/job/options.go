@@ -13,7 +13,7 @@ import (
 )
 
 // Codec encodes and decodes the rows of the group table: Encode receives a *State, Decode returns a *State or a State that
-// shares no memory with its input. It is a goka.Codec. An error of Decode stops the coordinator: a row is never skipped.
+// shares no memory with its input. It is a goka.Codec; NewRows makes one on the registry. An error of Decode stops the coordinator: a row is never skipped.
 type Codec interface {
 	Encode(value any) ([]byte, error)
 	Decode(data []byte) (any, error)

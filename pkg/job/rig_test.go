@@ -8,22 +8,31 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/IBM/sarama"
-	"github.com/twmb/avro"
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"databus/pkg/embedded"
+	"databus/schemas"
+	"databus/schemas/codec"
 )
 
 // rig is a broker and everything that runs on it in a test: coordinators and workers come and go, the broker stays.
 type rig struct {
 	t       *testing.T
-	cluster *kfake.Cluster
+	cluster *kfake.Cluster // nil on real Kafka
+	brokers []string
+	topics  Topics
+	rows    Codec
 	kind    Kind
+	admin   *kadm.Client
 	client  *kgo.Client
 	view    *View
 
@@ -36,11 +45,6 @@ type rig struct {
 	planErr func(call int) error
 	runErr  func(t Task) error
 	planned func(ctx context.Context) // is called by Plan
-}
-
-var testTopics = Topics{
-	Requests: "test.requests", Tasks: "test.tasks", Results: "test.results", Events: "test.events",
-	Table: "tester-table", DeadLetters: true,
 }
 
 // The test's kind adds up the numbers from 1 to N, one task a number.
@@ -63,31 +67,72 @@ type sumEvent struct {
 	Error string
 }
 
-func newRig(t *testing.T, opts ...kfake.Opt) *rig {
+// newRig makes a rig on the embedded broker or, if DATABUS_TEST_KAFKA names one, on a real Kafka.
+func newRig(t *testing.T) *rig {
 	t.Helper()
-	cluster, err := kfake.NewCluster(append([]kfake.Opt{
-		kfake.NumBrokers(1), kfake.GroupMinSessionTimeout(100 * time.Millisecond),
-		kfake.SeedTopics(4, testTopics.Requests, testTopics.Results, testTopics.Tasks, testTopics.Events,
-			deadLetters(testTopics.Requests), deadLetters(testTopics.Results)),
-	}, opts...)...)
+	if brokers := os.Getenv("DATABUS_TEST_KAFKA"); brokers != "" {
+		return wire(&rig{t: t, brokers: strings.Split(brokers, ",")})
+	}
+	return newFaultyRig(t)
+}
+
+// newFaultyRig makes a rig whose broker can be told to lose things.
+func newFaultyRig(t *testing.T) *rig {
+	t.Helper()
+	cluster, err := kfake.NewCluster(kfake.NumBrokers(1), kfake.GroupMinSessionTimeout(100*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(cluster.Close)
-	compact := "compact"
-	if err := cluster.CreateTopic(testTopics.Table, 4, map[string]string{"cleanup.policy": compact}); err != nil {
-		t.Fatal(err)
-	}
-	r := &rig{t: t, cluster: cluster, refused: map[string]bool{}, runs: map[string]int{}}
-	r.kind = r.sum()
+	r := &rig{t: t, cluster: cluster, brokers: cluster.ListenAddrs()}
 	cluster.ControlKey(int16(kmsg.Produce), r.control)
-	r.client, err = kgo.NewClient(kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.MetadataMinAge(200*time.Millisecond))
-	if err != nil {
+	return wire(r)
+}
+
+// wire makes the topics, the registry and the clients of a rig.
+func wire(r *rig) *rig {
+	t := r.t
+	t.Helper()
+	name := fmt.Sprintf("t%d", time.Now().UnixNano())
+	r.topics = Topics{
+		Requests: name + ".requests", Tasks: name + ".tasks", Results: name + ".results", Events: name + ".events",
+		Table: name + "-table", DeadLetters: true,
+	}
+	r.refused, r.runs = map[string]bool{}, map[string]int{}
+	r.kind = r.sum()
+	var err error
+	if r.client, err = kgo.NewClient(kgo.SeedBrokers(r.brokers...), kgo.MetadataMinAge(200*time.Millisecond)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.client.Close)
-	r.view, err = NewView(testTopics, r.options())
+	r.admin = kadm.NewClient(r.client)
+	compact := "compact"
+	for _, c := range []struct {
+		config map[string]*string
+		topics []string
+	}{
+		{map[string]*string{"cleanup.policy": &compact}, []string{r.topics.Table}},
+		{nil, []string{r.topics.Requests, r.topics.Tasks, r.topics.Results, r.topics.Events,
+			deadLetters(r.topics.Requests), deadLetters(r.topics.Results)}},
+	} {
+		made, err := r.admin.CreateTopics(context.Background(), 4, 1, c.config, c.topics...)
+		if err == nil {
+			err = made.Error()
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	registry, err := embedded.StartRegistry(embedded.RegistryOptions{})
 	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { registry.Close() })
+	values := codec.New(codec.NewRegistry(registry.URL()), codec.Options{RegisterSchemas: true})
+	r.rows = NewRows(context.Background(), codec.For[State](values, schemas.RebuilderTable))
+
+	if r.view, err = NewView(r.topics, r.options()); err != nil {
 		t.Fatal(err)
 	}
 	r.background(func(ctx context.Context) { r.view.Run(ctx) })
@@ -141,7 +186,7 @@ func (r *rig) refuse(topics ...string) {
 
 func (r *rig) sum() Kind {
 	return Kind{
-		Name: "sum", Topics: testTopics,
+		Name: "sum", Topics: r.topics,
 		Request: func(_ string, v []byte) (Request, error) {
 			var q sumRequest
 			err := json.Unmarshal(v, &q)
@@ -228,7 +273,7 @@ func (r *rig) options() Options {
 		level = slog.LevelDebug
 	}
 	return Options{
-		Brokers: r.cluster.ListenAddrs(), Codec: rowCodec(r.t), SessionTimeout: time.Second,
+		Brokers: r.brokers, Codec: r.rows, SessionTimeout: time.Second,
 		Log:          slog.New(slog.NewTextHandler(r.t.Output(), &slog.HandlerOptions{Level: level})),
 		RetryBackoff: 10 * time.Millisecond,
 	}
@@ -308,7 +353,7 @@ func (r *rig) kill(p *process) {
 func (r *rig) request(id string, q sumRequest) {
 	r.t.Helper()
 	v, _ := json.Marshal(q)
-	r.produce(&kgo.Record{Topic: testTopics.Requests, Key: []byte(id), Value: v})
+	r.produce(&kgo.Record{Topic: r.topics.Requests, Key: []byte(id), Value: v})
 }
 
 func (r *rig) produce(rec *kgo.Record) {
@@ -346,10 +391,12 @@ func (r *rig) phase(id string, phase string) State {
 func (r *rig) records(topic string) []*kgo.Record {
 	r.t.Helper()
 	var want int64
-	for _, p := range r.cluster.PartitionInfos(topic) {
-		want += p.HighWatermark - p.LogStartOffset
+	ends, err := r.admin.ListEndOffsets(context.Background(), topic)
+	if err != nil {
+		r.t.Fatal(err)
 	}
-	c, err := kgo.NewClient(kgo.SeedBrokers(r.cluster.ListenAddrs()...), kgo.ConsumeTopics(topic),
+	ends.Each(func(o kadm.ListedOffset) { want += o.Offset })
+	c, err := kgo.NewClient(kgo.SeedBrokers(r.brokers...), kgo.ConsumeTopics(topic),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(100*time.Millisecond))
 	if err != nil {
 		r.t.Fatal(err)
@@ -372,7 +419,7 @@ func (r *rig) records(topic string) []*kgo.Record {
 func (r *rig) events(id string) (map[string]int, map[string]sumEvent) {
 	r.t.Helper()
 	count, last := map[string]int{}, map[string]sumEvent{}
-	for _, rec := range r.records(testTopics.Events) {
+	for _, rec := range r.records(r.topics.Events) {
 		if string(rec.Key) != id {
 			continue
 		}
@@ -443,30 +490,4 @@ func (c *cable) cut() {
 	for _, conn := range c.conns {
 		conn.Close()
 	}
-}
-
-// avroRows encodes rows with the schema of the catalogue.
-type avroRows struct{ schema *avro.Schema }
-
-func rowCodec(t *testing.T) Codec {
-	t.Helper()
-	text, err := os.ReadFile("../../schemas/avro/job_state.avsc")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := avro.Parse(string(text))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return avroRows{s}
-}
-
-func (c avroRows) Encode(v any) ([]byte, error) { return c.schema.Encode(v) }
-
-func (c avroRows) Decode(b []byte) (any, error) {
-	s := new(State)
-	if _, err := c.schema.Decode(b, s); err != nil {
-		return nil, err
-	}
-	return s, nil
 }

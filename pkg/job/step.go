@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/lovoo/goka"
+
+	"databus/schemas/codec"
 )
 
 // Headers of the records that this package emits.
@@ -124,11 +126,11 @@ func (c *Coordinator) apply(ctx goka.Context, input string, s *State, d decision
 		if d.next != nil {
 			s = d.next
 			data, err := c.opts.Codec.Encode(s)
-			if err != nil {
+			if err != nil && !errors.Is(err, codec.ErrTooLarge) {
 				return struct{}{}, fmt.Errorf("encoding the row of job %s: %w", s.JobID, err)
 			}
-			if len(data) > c.opts.MaxRow {
-				d = tooLarge(s, len(data), c.opts.MaxRow, at)
+			if err != nil || len(data) > c.opts.MaxRow {
+				d = tooLarge(s, c.opts.MaxRow, at)
 				s = d.next
 			}
 		}
