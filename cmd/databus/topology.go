@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"databus/schemas"
@@ -20,7 +21,8 @@ type topologyCmd struct {
 func (topologyCmd) Help() string {
 	return `Shows who reads and writes which topic, as the services declare it themselves and the catalogue says of everybody else.
 Services meet only in topics, so this is the whole data flow. --check and --write are for ARCHITECTURE.md, where the
-picture and the table of topics stand between markers such as <!-- begin:dataflow --> and <!-- end:dataflow -->.
+picture, the table of topics and the list of packages (of the checkout that the file is in) stand between markers such as
+<!-- begin:dataflow --> and <!-- end:dataflow -->.
 
 Examples:
 
@@ -73,17 +75,22 @@ func (c topologyCmd) Run(g *Globals) error {
 	return err
 }
 
-// generated are the parts of ARCHITECTURE.md that are derived, by the name in their markers.
-func generated(all []schemas.Topology) map[string]string {
+// generated are the parts of ARCHITECTURE.md that are derived, by the name in their markers. root is its folder.
+func generated(root string, all []schemas.Topology) (map[string]string, error) {
+	packages, err := packageTable(root)
+	if err != nil {
+		return nil, err
+	}
 	return map[string]string{
 		"dataflow": "```mermaid\n" + mermaid(overview(all)) + "```\n",
 		"topics":   topicTable(),
-	}
+		"packages": packages,
+	}, nil
 }
 
 // render returns the document with every generated part anew.
-func render(document string, all []schemas.Topology) (string, error) {
-	for name, text := range generated(all) {
+func render(document string, parts map[string]string) (string, error) {
+	for name, text := range parts {
 		begin, end := "<!-- begin:"+name+" -->\n", "<!-- end:"+name+" -->"
 		head, rest, ok := strings.Cut(document, begin)
 		_, tail, closed := strings.Cut(rest, end)
@@ -101,7 +108,7 @@ func checkDocument(path string, all []schemas.Topology) error {
 		return err
 	}
 	if is != want {
-		return fmt.Errorf("%s is older than the catalogue or the topologies; run `databus topology --write %s`", path, path)
+		return fmt.Errorf("%s is older than the catalogue, the topologies or the packages; run `databus topology --write %s`", path, path)
 	}
 	return nil
 }
@@ -123,7 +130,11 @@ func documents(path string, all []schemas.Topology) (string, string, error) {
 	if err != nil {
 		return "", "", fmt.Errorf("reading the document: %w", err)
 	}
-	want, err := render(string(b), all)
+	parts, err := generated(filepath.Dir(path), all)
+	if err != nil {
+		return "", "", err
+	}
+	want, err := render(string(b), parts)
 	if err != nil {
 		return "", "", fmt.Errorf("rendering %s: %w", path, err)
 	}

@@ -1,0 +1,149 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alecthomas/kong"
+
+	"databus/schemas"
+)
+
+// leaves are the commands that can be run.
+func leaves(t *testing.T) []*kong.Node {
+	t.Helper()
+	parser, err := newParser(t.Context(), &cli{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return parser.Model.Leaves(false)
+}
+
+// examples are the indented lines of a command's help that hold the program's name.
+func examples(n *kong.Node) []string {
+	var all []string
+	for _, l := range strings.Split(n.Detail, "\n") {
+		if strings.HasPrefix(l, "    ") && strings.Contains(l, "databus ") {
+			all = append(all, strings.TrimSpace(l))
+		}
+	}
+	return all
+}
+
+func command(n *kong.Node) string { return strings.Fields(n.Path())[0] }
+
+func TestEveryCommandHasHelpWithAnExample(t *testing.T) {
+	for _, n := range leaves(t) {
+		path := n.FullPath()
+		if i := strings.IndexAny(path, "<["); i >= 0 {
+			path = strings.TrimSpace(path[:i])
+		}
+		of := 0
+		for _, e := range examples(n) {
+			if strings.Contains(e, path) {
+				of++
+			}
+		}
+		if of == 0 {
+			t.Errorf("the help of `%s` holds no example of it", path)
+		}
+		r := invoke(t.Context(), strings.NewReader(""), append(strings.Fields(path)[1:], "--help")...)
+		if r.code != 0 || !strings.Contains(r.out, "Example") {
+			t.Errorf("`%s --help`: %+v", path, r)
+		}
+	}
+}
+
+// longRunning commands are not run with their examples here: each of them is a test of its own.
+var longRunning = map[string]bool{"dev": true, "demo": true, "init": true}
+
+// limitState is what an example waits for.
+const limitState = `{"account":"acme","pack":"person","period":"2026-01","period_start":1,"limit":10,"used":1,"remaining":9,"state":"OK","contract_version":1,"updated_at":1}`
+
+// The examples run in a shell as they stand in the help, with the program as a process, against what `databus dev`
+// offers: topics, schemas and dev.json in ./data.
+func TestExamplesWork(t *testing.T) {
+	s := readyStack(t)
+	dir, _ := repository(t)
+	if err := (devState{Brokers: s.Broker.Seeds(), Registry: s.Registry.URL()}).write(mkdir(t, dir, "data")); err != nil {
+		t.Fatal(err)
+	}
+	commitAll(t, dir, "second")
+	mkdir(t, dir, ".config/fish/completions")
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(program, filepath.Join(mkdir(t, dir, "bin"), "databus")); err != nil {
+		t.Fatal(err)
+	}
+	s.ok(t, "produce", schemas.UsageLimits, "--key", "acme/person/2026-01", limitState)
+	for _, n := range leaves(t) {
+		if longRunning[command(n)] {
+			continue
+		}
+		for _, e := range examples(n) {
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			cmd := exec.CommandContext(ctx, "sh", "-c", e)
+			cmd.Dir = dir
+			cmd.Env = append(os.Environ(), "HOME="+dir, "DATABUS_TEST_AS_PROGRAM=1",
+				"PATH="+filepath.Join(dir, "bin")+string(os.PathListSeparator)+os.Getenv("PATH"))
+			out, err := cmd.CombinedOutput()
+			cancel()
+			if err != nil {
+				t.Errorf("%s: %v: %s", e, err, out)
+			}
+		}
+	}
+}
+
+func mkdir(t *testing.T, parts ...string) string {
+	t.Helper()
+	dir := filepath.Join(parts...)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func TestCompletion(t *testing.T) {
+	for _, shell := range []string{"bash", "zsh", "fish"} {
+		r := invoke(t.Context(), strings.NewReader(""), "completion", shell)
+		if r.code != 0 || !strings.Contains(r.out, "complete ") {
+			t.Errorf("%s: %+v", shell, r)
+		}
+	}
+	program, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line, want := range map[string]string{
+		"databus con":                           "consume",
+		"databus consume usage.l":               "usage.limits",
+		"databus topics apply usage.events.d":   "usage.events.dlq",
+		"databus topology lim":                  "limiter",
+		"databus produce usage.events --key-fi": "--key-field",
+	} {
+		cmd := exec.Command(program)
+		cmd.Env = append(os.Environ(), "DATABUS_TEST_AS_PROGRAM=1", "COMP_LINE="+line, fmt.Sprint("COMP_POINT=", len(line)))
+		out, err := cmd.CombinedOutput()
+		if err != nil || strings.TrimSpace(string(out)) != want {
+			t.Errorf("%q completes to %q (%v), want %q", line, out, err, want)
+		}
+	}
+	if got := shellQuote("/a b/it's"); got != `'/a b/it'\''s'` {
+		t.Errorf("quoted %s", got)
+	}
+}
+
+func TestVersion(t *testing.T) {
+	if r := invoke(t.Context(), strings.NewReader(""), "version"); r.code != 0 || !strings.HasPrefix(r.out, "databus ") || strings.Count(r.out, "\n") != 1 {
+		t.Errorf("%+v", r)
+	}
+}
