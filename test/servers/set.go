@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"sync"
+
+	"databus/test/servers/fetch"
 )
 
 // Environment variables that carry a shared set's addresses to tests.
@@ -135,6 +137,7 @@ func Names() []string {
 type Set struct {
 	Processes []*Process // empty when the user runs the servers
 	env       []string
+	release   func() // frees the run directory; nil when Options.Dir named one
 }
 
 // StartSet starts the named servers at the same time and waits for all of them. With STACK=external it starts none and
@@ -145,6 +148,15 @@ func StartSet(ctx context.Context, names []string, o Options) (*Set, error) {
 	for _, n := range names {
 		if !slices.Contains(known, n) {
 			return nil, fmt.Errorf("starting servers: no server is called %q; there are %s", n, strings.Join(known, ", "))
+		}
+	}
+	if o.Dir == "" && !External() { // one directory for all logs
+		cache, err := fetch.Open()
+		if err != nil {
+			return nil, err
+		}
+		if o.Dir, set.release, err = newRun(cache); err != nil {
+			return nil, err
 		}
 	}
 	var mu sync.Mutex
@@ -204,5 +216,11 @@ func (s *Set) Dead() error {
 func (s *Set) Close() {
 	for _, p := range s.Processes {
 		p.Close()
+		if s.release != nil {
+			_ = os.RemoveAll(p.Dir)
+		}
+	}
+	if s.release != nil {
+		s.release()
 	}
 }
