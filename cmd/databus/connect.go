@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -145,7 +146,28 @@ func (g *Globals) codec() (*codec.Codec, error) {
 	if err != nil {
 		return nil, err
 	}
-	return codec.New(r, codec.Options{}), nil
+	return codec.New(&known{Registry: r, ids: map[string]int{}}, codec.Options{}), nil
+}
+
+// known is a registry that is asked only once for the id of each subject's schema, not for every line of input. A
+// command works with one schema per subject.
+type known struct {
+	codec.Registry
+	mu  sync.Mutex
+	ids map[string]int // by subject
+}
+
+func (k *known) ID(ctx context.Context, subject, schema string) (int, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if id, ok := k.ids[subject]; ok {
+		return id, nil
+	}
+	id, err := k.Registry.ID(ctx, subject, schema)
+	if err == nil {
+		k.ids[subject] = id
+	}
+	return id, err
 }
 
 // registryHint adds to an outage where the address came from.

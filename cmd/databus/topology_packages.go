@@ -66,10 +66,14 @@ func synopsis(dir string) (string, error) {
 }
 
 func comment(f *ast.File) string {
-	if f.Doc == nil || ast.IsGenerated(f) {
+	if f.Doc == nil {
 		return ""
 	}
-	text := (&doc.Package{}).Synopsis(f.Doc.Text())
+	text := f.Doc.Text()
+	if first, rest, ok := strings.Cut(text, "\n"); ok && strings.HasPrefix(first, "Code generated ") {
+		text = rest
+	}
+	text = (&doc.Package{}).Synopsis(text)
 	for _, prefix := range []string{"Package " + f.Name.Name + " is ", "Package " + f.Name.Name + " ", "Command databus is "} {
 		if rest, ok := strings.CutPrefix(text, prefix); ok {
 			text = rest
