@@ -1,0 +1,179 @@
+package archiver_test
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"databus/schemas"
+	"databus/services/archiver"
+)
+
+func TestArchivesEveryCommittedRecordOnce(t *testing.T) {
+	w := newWorld(t)
+	w.produce(w.usageRecords(1500), 40)
+	bad := w.usageRecords(6)
+	bad[0].Value = nil                                       // a tombstone, kept
+	bad[1].Value = []byte("not Avro at all")                 // no registry prefix
+	bad[2].Value = bad[2].Value[:9]                          // cut
+	bad[3].Value = append(bad[3].Value, 1, 2, 3)             // too long
+	bad[4].Value = []byte{}                                  // empty is no tombstone
+	bad[5].Value = append(bad[5].Value[:5:5], 255, 255, 255) // a length that never ends
+	w.produce(bad, 3)
+	w.produce(w.usageRecords(200), 0)
+	r := w.start("a", nil)
+	w.archived(schemas.UsageEvents)
+	s := w.verify(schemas.UsageEvents, nil)
+	rows, dead := int64(0), int64(0)
+	for _, objects := range s.objects {
+		for _, f := range objects {
+			rows, dead = rows+f.Rows, dead+f.DeadLetters
+			if f.Rows+f.DeadLetters > 100 {
+				t.Errorf("an object of %d records, cut at 100", f.Rows)
+			}
+		}
+	}
+	if rows != 1701 || dead != 5 {
+		t.Errorf("%d rows and %d dead letters", rows, dead)
+	}
+	// More comes, also after a restart.
+	w.produce(w.usageRecords(300), 10)
+	w.archived(schemas.UsageEvents)
+	r.stop(t)
+	w.produce(w.usageRecords(300), 10)
+	w.start("a", nil)
+	w.archived(schemas.UsageEvents)
+	w.verify(schemas.UsageEvents, nil)
+}
+
+// TestCrashInEveryGap lets an instance die at each step of a cut, again and again, with the same or another instance
+// taking over, under load.
+func TestCrashInEveryGap(t *testing.T) {
+	steps := []archiver.Step{archiver.Encoded, archiver.Put, archiver.Transacting, archiver.Committed}
+	for _, step := range steps {
+		for _, successor := range []string{"same", "other"} {
+			t.Run(string(step)+"/"+successor, func(t *testing.T) {
+				t.Parallel()
+				w := newWorld(t)
+				w.produce(w.usageRecords(900), 20)
+				id := "a"
+				for n := range int32(3) {
+					w.start(id, crashAt(step, n+1)).crashed(t)
+					if successor == "other" {
+						id += "x"
+					}
+					w.produce(w.usageRecords(150), 5)
+				}
+				w.start(id, nil)
+				w.archived(schemas.UsageEvents)
+				w.verify(schemas.UsageEvents, nil)
+			})
+		}
+	}
+}
+
+// TestCrashDuringAdoption: an object waits in the bucket, with a range that the next owner would cut elsewhere; its
+// owners die while they adopt it.
+func TestCrashDuringAdoption(t *testing.T) {
+	for _, test := range []struct {
+		name          string
+		first, second int // MaxRecords of the two owners
+	}{{"TheirsIsShorter", 30, 100}, {"TheirsIsLonger", 100, 30}, {"Equal", 50, 50}} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t)
+			records := w.usageRecords(800)
+			for i := 0; i < len(records); i += 17 {
+				records[i].Value = records[i].Value[:8]
+			}
+			w.produce(records, 20)
+			w.cfg.MaxRecords = test.first
+			w.start("a", crashAt(archiver.Put, 1)).crashed(t)
+			w.cfg.MaxRecords = test.second
+			if test.first != test.second { // an equal object is not adopted but recognised
+				w.start("b", crashAt(archiver.Adopting, 1)).crashed(t)
+				w.start("c", crashAt(archiver.Adopted, 1)).crashed(t)
+			}
+			before := w.list(schemas.UsageEvents)
+			w.start("d", nil)
+			w.archived(schemas.UsageEvents)
+			after := w.verify(schemas.UsageEvents, nil)
+			for key, sum := range before.sums {
+				if after.sums[key] != sum {
+					t.Errorf("%s was replaced", key)
+				}
+			}
+		})
+	}
+}
+
+// TestZombieCannotCommit holds an instance between its upload and its transaction while the group moves on.
+func TestZombieCannotCommit(t *testing.T) {
+	w := newWorld(t)
+	w.produce(w.usageRecords(400), 0)
+	held, release := make(chan struct{}), make(chan struct{})
+	first := true
+	zombie := w.start("zombie", func(s archiver.Step, _ string, _ int32) error {
+		if s == archiver.Put && first {
+			first = false
+			close(held)
+			<-release
+		}
+		return nil
+	}, func(p *archiver.Parts) {
+		// Rebalances are held up while a cut is under way, so only an expired session lets the group move on.
+		p.Client = append(p.Client, kgo.SessionTimeout(1e9*6), kgo.HeartbeatInterval(1e9*60))
+	})
+	<-held
+	w.start("heir", nil)
+	w.archived(schemas.UsageEvents)
+	close(release)
+	w.produce(w.usageRecords(100), 0)
+	w.archived(schemas.UsageEvents)
+	w.verify(schemas.UsageEvents, nil)
+	select {
+	case err := <-zombie.done:
+		t.Fatalf("the zombie ended with %v instead of joining again", err)
+	default:
+	}
+}
+
+// TestTwoInstancesAndRebalances: instances come and go while records arrive.
+func TestTwoInstancesAndRebalances(t *testing.T) {
+	w := newWorld(t)
+	w.cfg.MaxRecords = 20
+	w.start("steady", nil)
+	for i := range 4 {
+		w.produce(w.usageRecords(300), 10)
+		guest := w.start(fmt.Sprint("guest-", i), nil)
+		w.produce(w.usageRecords(300), 0)
+		guest.stop(t)
+	}
+	w.archived(schemas.UsageEvents)
+	w.verify(schemas.UsageEvents, nil)
+}
+
+// TestFencing: a second instance under the same transactional id ends the first.
+func TestFencing(t *testing.T) {
+	w := newWorld(t)
+	w.produce(w.usageRecords(100), 0)
+	first := w.start("a", nil)
+	w.archived(schemas.UsageEvents)
+	w.start("a", nil)
+	for {
+		w.produce(w.usageRecords(50), 0)
+		w.archived(schemas.UsageEvents)
+		select {
+		case err := <-first.done:
+			if err == nil {
+				t.Fatal("the fenced instance ended without an error")
+			}
+			w.produce(w.usageRecords(50), 0)
+			w.archived(schemas.UsageEvents)
+			w.verify(schemas.UsageEvents, nil)
+			return
+		default:
+		}
+	}
+}

@@ -1,0 +1,71 @@
+package archiver
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"databus/schemas"
+)
+
+// Config of the service, beside what every service has.
+type Config struct {
+	Topics        []string      `doc:"Topics to archive; cleanup must be delete."`
+	Prefix        string        `doc:"Put before every object's name. Changing it for a topic that is archived already splits its archive."`
+	MaxRecords    int           `doc:"Records after which an object is cut."`
+	MaxBytes      int64         `doc:"Bytes of keys, headers and values, uncompressed, after which an object is cut."`
+	MaxRecordTime time.Duration `doc:"Span of record timestamps after which an object is cut."`
+	Idle          time.Duration `doc:"Time without a new record after which an object is cut."`
+	Workers       int           `doc:"Objects that are encoded and uploaded at the same time."`
+	PutTimeout    time.Duration `doc:"Longest time for one upload; then it is tried again. At most 5m."`
+	RetryMax      time.Duration `doc:"Longest pause between two attempts while the bucket or the registry is out of order."`
+	// UnknownSchemaToDeadLetters decides about schema ids that the registry does not know.
+	UnknownSchemaToDeadLetters bool `doc:"Send records whose schema id the registry does not know to the dead letters instead of waiting."`
+}
+
+// Default returns the defaults.
+func Default() Config {
+	return Config{
+		Topics:        []string{schemas.DatabusRecords, schemas.UsageEvents},
+		Prefix:        "archive",
+		MaxRecords:    1_000_000,
+		MaxBytes:      256 << 20,
+		MaxRecordTime: 15 * time.Minute,
+		Idle:          time.Minute,
+		Workers:       2,
+		PutTimeout:    time.Minute,
+		RetryMax:      30 * time.Second,
+	}
+}
+
+// Validate returns everything that is wrong, joined.
+func (c Config) Validate() error {
+	var errs []error
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	check(len(c.Topics) > 0, "topics: none")
+	seen := map[string]bool{}
+	for _, name := range c.Topics {
+		check(!seen[name], "topics: %s is named twice", name)
+		seen[name] = true
+		topic, ok := schemas.Lookup(name)
+		check(ok, "topics: %s is not in the catalogue", name)
+		if !ok {
+			continue
+		}
+		check(topic.Cleanup == schemas.Delete, "topics: %s is compacted: only topics with cleanup delete keep what an archive needs", name)
+		check(topic.Schema != "", "topics: %s has no schema", name)
+		check(topic.DeadLetters, "topics: %s has no dead-letter topic", name)
+	}
+	check(c.MaxRecords > 0 && c.MaxRecords <= 100_000_000, "max_records: %d is not in 1 to 100,000,000", c.MaxRecords)
+	check(c.MaxBytes > 0 && c.MaxBytes <= 4<<30, "max_bytes: %d is not in 1 to 4 GiB", c.MaxBytes)
+	check(c.MaxRecordTime > 0, "max_record_time: %v is not above 0", c.MaxRecordTime)
+	check(c.Idle > 0, "idle: %v is not above 0", c.Idle)
+	check(c.Workers > 0 && c.Workers <= 256, "workers: %d is not in 1 to 256", c.Workers)
+	check(c.PutTimeout > 0 && c.PutTimeout <= 5*time.Minute, "put_timeout: %v is not in 0 to 5m", c.PutTimeout)
+	check(c.RetryMax > 0, "retry_max: %v is not above 0", c.RetryMax)
+	return errors.Join(errs...)
+}

@@ -1,0 +1,244 @@
+package archiver
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/twmb/avro"
+
+	"databus/pkg/archive"
+	"databus/schemas"
+	"databus/schemas/codec"
+)
+
+// object is an encoded range, in a local file until it is committed.
+type object struct {
+	key    string
+	file   *os.File
+	size   int64
+	sha    []byte
+	footer archive.Footer
+	dead   map[int64]string // offsets of dead letters, and why
+	put    bool             // it is in the bucket
+}
+
+func (o *object) close() {
+	if o.file != nil {
+		o.file.Close()
+		os.Remove(o.file.Name()) // if it stays, the next start removes it
+	}
+}
+
+// stop is an error that no second attempt repairs: the partition stands still until somebody has looked.
+type stop struct{ hint string }
+
+func (e *stop) Error() string { return e.hint }
+
+// noSchema stands for the schema of a range in which no value has one; its column is always null.
+const noSchema = `"bytes"`
+
+// fileSchemas says how each schema id of a range becomes the file's columns.
+type fileSchemas struct {
+	id        int
+	schema    *archive.Schema
+	resolvers map[int]*archive.Resolver
+	poison    map[int]string // ids whose records are dead letters
+}
+
+// headerSize is the registry's prefix of a value: a zero byte and the schema's id.
+const headerSize = 5
+
+func schemaID(value []byte) (int, bool) {
+	if len(value) < headerSize || value[0] != 0 {
+		return 0, false
+	}
+	return int(binary.BigEndian.Uint32(value[1:])), true
+}
+
+// encode writes the spooled range [first, next) as an object into a local file.
+func (a *Archiver) encode(ctx context.Context, p *partition) (_ *object, err error) {
+	ids, err := p.schemaIDs()
+	if err != nil {
+		return nil, err
+	}
+	fs, err := a.chooseSchema(ctx, p, ids)
+	if err != nil {
+		return nil, err
+	}
+	o := &object{key: archive.ObjectName(a.cfg.Prefix, p.topic, p.id, p.first, p.firstTime), dead: map[int64]string{}}
+	if o.file, err = os.OpenFile(p.objectPath(a.spoolDir), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600); err != nil {
+		return nil, fmt.Errorf("encoding object: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			o.close()
+		}
+	}()
+	sum := sha256.New()
+	w, err := archive.NewWriter(io.MultiWriter(o.file, sum), fs.schema, archive.Range{
+		Topic: p.topic, Partition: p.id, First: p.first, SchemaID: fs.id,
+	})
+	if err != nil {
+		return nil, err
+	}
+	var buf []byte
+	err = p.spool.Each(func(rec *archive.Record) error {
+		reason, err := fs.append(w, rec, &buf)
+		if err != nil || reason == "" {
+			return err
+		}
+		o.dead[rec.Offset] = reason
+		return w.DeadLetter(rec.Offset)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if o.footer, err = w.Close(p.position); err != nil {
+		return nil, err
+	}
+	if o.size, err = o.file.Seek(0, io.SeekCurrent); err != nil {
+		return nil, fmt.Errorf("encoding object: %w", err)
+	}
+	o.sha = sum.Sum(nil)
+	return o, nil
+}
+
+// append writes one record, or says why it is a dead letter.
+func (fs *fileSchemas) append(w *archive.Writer, rec *archive.Record, buf *[]byte) (reason string, err error) {
+	row := *rec
+	if rec.Value != nil {
+		id, ok := schemaID(rec.Value)
+		if !ok {
+			return "the value is not in the registry's wire format", nil
+		}
+		if why, ok := fs.poison[id]; ok {
+			return why, nil
+		}
+		payload := rec.Value[headerSize:]
+		if id != fs.id {
+			payload, err = fs.resolvers[id].Resolve((*buf)[:0], payload)
+			if errors.Is(err, archive.ErrValue) {
+				return err.Error(), nil
+			}
+			if err != nil {
+				return "", err
+			}
+			*buf = payload
+		}
+		row.Value = payload
+	}
+	err = w.Append(&row)
+	if errors.Is(err, archive.ErrValue) {
+		return err.Error(), nil
+	}
+	return "", err
+}
+
+// schemaIDs lists the schema ids of the spooled values.
+func (p *partition) schemaIDs() (map[int]bool, error) {
+	ids := map[int]bool{}
+	err := p.spool.Each(func(rec *archive.Record) error {
+		if id, ok := schemaID(rec.Value); ok {
+			ids[id] = true
+		}
+		return nil
+	})
+	return ids, err
+}
+
+// chooseSchema takes the newest of the range's schemas and the last object's, so that a partition's schema only moves
+// forward, and prepares the resolution of the others into it. The registry gives later schemas greater ids.
+func (a *Archiver) chooseSchema(ctx context.Context, p *partition, ids map[int]bool) (*fileSchemas, error) {
+	fs := &fileSchemas{id: p.schemaID, resolvers: map[int]*archive.Resolver{}, poison: map[int]string{}}
+	compiled := map[int]*archive.Schema{}
+	if p.schemaID != 0 {
+		ids[p.schemaID] = true
+	}
+	for id := range ids {
+		schema, err := a.schema(ctx, p.topic, id)
+		var bad *poison
+		switch {
+		case errors.As(err, &bad):
+			fs.poison[id] = bad.reason
+			continue
+		case err != nil:
+			return nil, err
+		}
+		compiled[id] = schema
+		fs.id = max(fs.id, id)
+	}
+	if fs.id == 0 {
+		schema, err := archive.Compile(noSchema)
+		fs.schema = schema
+		return fs, err
+	}
+	if fs.schema = compiled[fs.id]; fs.schema == nil {
+		return nil, &stop{fmt.Sprintf("schema %d of the partition's last object is not one of the topic's any more; restore it in the registry", fs.id)}
+	}
+	for id, schema := range compiled {
+		if id == fs.id {
+			continue
+		}
+		resolver, err := archive.NewResolver(schema, fs.schema)
+		if err != nil {
+			return nil, &stop{fmt.Sprintf("records of schema %d cannot be read as schema %d: %v; "+
+				"set the subject's compatibility to BACKWARD_TRANSITIVE and register a schema that reads both", id, fs.id, err)}
+		}
+		fs.resolvers[id] = resolver
+	}
+	return fs, nil
+}
+
+// poison says why all records of a schema id are dead letters.
+type poison struct{ reason string }
+
+func (e *poison) Error() string { return e.reason }
+
+// schema gives the compiled schema with an id. Schemas never change under their id, so the answer is kept.
+func (a *Archiver) schema(ctx context.Context, topic string, id int) (*archive.Schema, error) {
+	cacheKey := fmt.Sprintf("%s/%d", topic, id)
+	if s, ok := a.compiled.Load(cacheKey); ok {
+		return s.(*archive.Schema), nil
+	}
+	header := binary.BigEndian.AppendUint32([]byte{0}, uint32(id))
+	_, parsed, _, err := a.codec.Writer(ctx, topic, header)
+	switch {
+	case codec.IsPoison(err), a.cfg.UnknownSchemaToDeadLetters && errors.Is(err, codec.ErrUnknownSchema):
+		return nil, &poison{err.Error()}
+	case errors.Is(err, codec.ErrUnknownSchema):
+		return nil, fmt.Errorf("%w; register it again, or set archiver.unknown_schema_to_dead_letters", err)
+	case err != nil:
+		return nil, err
+	}
+	if err := fits(topic, parsed); err != nil {
+		return nil, &poison{fmt.Sprintf("schema %d is not one of the topic's: %v", id, err)}
+	}
+	s, err := archive.Compile(parsed.String())
+	if err != nil {
+		return nil, &stop{fmt.Sprintf("schema %d: %v", id, err)}
+	}
+	a.compiled.Store(cacheKey, s)
+	return s, nil
+}
+
+// fits tells a version of the topic's schema, older or newer than this program's, from another topic's.
+func fits(topic string, s *avro.Schema) error {
+	t, ok := schemas.Lookup(topic)
+	if !ok || t.Schema == "" {
+		return nil
+	}
+	own, err := avro.Parse(t.AvroSchema())
+	if err != nil {
+		return err
+	}
+	if _, err = avro.Resolve(own, s); err == nil {
+		return nil
+	}
+	_, err = avro.Resolve(s, own)
+	return err
+}

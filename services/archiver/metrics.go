@@ -1,0 +1,54 @@
+package archiver
+
+import (
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+type metrics struct {
+	files, rows, deadLetters, bytes *prometheus.CounterVec
+	adoptions, failures             prometheus.Counter
+	encodeSeconds, putSeconds       prometheus.Histogram
+}
+
+func newMetrics(reg prometheus.Registerer, a *Archiver) (*metrics, error) {
+	counter := func(name, help string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "archiver", Name: name, Help: help}, []string{"topic"})
+	}
+	seconds := func(name, help string) prometheus.Histogram {
+		return prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: "archiver", Name: name, Help: help, Buckets: prometheus.ExponentialBuckets(0.005, 2.5, 12),
+		})
+	}
+	m := &metrics{
+		files:         counter("files_total", "Objects committed."),
+		rows:          counter("rows_total", "Rows of committed objects."),
+		deadLetters:   counter("dead_letters_total", "Records of committed objects that went to the dead letters."),
+		bytes:         counter("object_bytes_total", "Bytes of committed objects."),
+		adoptions:     prometheus.NewCounter(prometheus.CounterOpts{Namespace: "archiver", Name: "adoptions_total", Help: "Objects found in the bucket instead of put."}),
+		failures:      prometheus.NewCounter(prometheus.CounterOpts{Namespace: "archiver", Name: "failures_total", Help: "Attempts at a cut that failed and are tried again."}),
+		encodeSeconds: seconds("encode_seconds", "Time to encode an object."),
+		putSeconds:    seconds("put_seconds", "Time to upload an object."),
+	}
+	stopped := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: "archiver", Name: "troubled_partitions", Help: "Partitions that stand still or wait for another attempt.",
+	}, a.troubled)
+	if reg == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{m.files, m.rows, m.deadLetters, m.bytes, m.adoptions, m.failures, m.encodeSeconds, m.putSeconds, stopped} {
+		if err := reg.Register(c); err != nil {
+			return nil, fmt.Errorf("registering metrics: %w", err)
+		}
+	}
+	return m, nil
+}
+
+func (m *metrics) count(o *object) {
+	f := o.footer
+	m.files.WithLabelValues(f.Topic).Inc()
+	m.rows.WithLabelValues(f.Topic).Add(float64(f.Rows))
+	m.deadLetters.WithLabelValues(f.Topic).Add(float64(f.DeadLetters))
+	m.bytes.WithLabelValues(f.Topic).Add(float64(o.size))
+}
