@@ -72,8 +72,8 @@ type Task struct {
 // Kind is a kind of job: its topics and the functions that give its events their meaning. All []byte values are the
 // record values of the topics, in the registry's wire format; this package never looks into them.
 //
-// All functions but Plan and Run must be pure: they are called again after a crash and must then give the same. An error
-// wrapped by Temporary makes the caller wait and try again, for example while the registry cannot be reached.
+// All functions but Plan and Run must be pure: they are called again after a crash and must then give the same. Stage must
+// be the same in coordinators and workers. An error wrapped by Temporary makes the caller wait and try again.
 type Kind struct {
 	Name   string // for example "rebuild"
 	Topics Topics
@@ -86,6 +86,9 @@ type Kind struct {
 	Plan func(ctx context.Context, job State) ([]byte, error)
 	// Tasks derives the tasks' values from job.Plan; the index is the task's number. No tasks: the job completes at once.
 	Tasks func(job State) ([][]byte, error)
+	// Stage gives the stage of a task of job.Plan, from 0: a task is sent, and run, only when every task of the stages
+	// below its own is done; its value may then depend on their results in job.Tasks. May be nil: one stage.
+	Stage func(job State, number int) int
 	// Result reads the result of a task.
 	Result func(value []byte) (Result, error)
 	// Gather is asked when every task is done; an error fails the job instead of completing it. May be nil.

@@ -14,6 +14,7 @@ import (
 //	            request            plan recorded             last result, gather agrees
 //	(no row) ------------> REQUESTED ----------> PLANNED -------------------------------> COMPLETED
 //	                           |                    |  result: task done, k of n
+//	                           |                    |  last result of a stage: the next stage's tasks
 //	                           |                    |  failed result: attempts+1, task again
 //	                           +----- cancel -------+-----------------------------------> CANCELLED
 //	                           +--- plan failed ----+--- attempts used up, gather -------> FAILED
@@ -66,8 +67,49 @@ func openTasks(s *State) []int {
 	return open
 }
 
+// stages is Kind.Stage or nil, which puts all tasks into one stage.
+type stages func(job State, number int) int
+
+func (f stages) of(s *State, number int) int {
+	if f == nil {
+		return 0
+	}
+	return f(*s, number)
+}
+
+// due returns the open tasks whose turn it is: those of the lowest stage that has any.
+func (f stages) due(s *State) []int {
+	open := openTasks(s)
+	if f == nil || len(open) == 0 {
+		return open
+	}
+	lowest := f.of(s, open[0])
+	for _, n := range open[1:] {
+		lowest = min(lowest, f.of(s, n))
+	}
+	var due []int
+	for _, n := range open {
+		if f.of(s, n) == lowest {
+			due = append(due, n)
+		}
+	}
+	return due
+}
+
+// after returns what the end of a task of the given number opens: the tasks that are due, if they are of a later stage.
+func (f stages) after(s *State, number int) []int {
+	if f == nil {
+		return nil
+	}
+	due := f.due(s)
+	if len(due) == 0 || f.of(s, due[0]) <= f.of(s, number) {
+		return nil
+	}
+	return due
+}
+
 // onRequest handles a request that starts a job, or repeats one.
-func onRequest(kind, id string, s *State, value []byte, at time.Time) decision {
+func onRequest(kind, id string, s *State, value []byte, stage stages, at time.Time) decision {
 	if s == nil {
 		return decision{
 			next: &State{
@@ -90,7 +132,7 @@ func onRequest(kind, id string, s *State, value []byte, at time.Time) decision {
 	if closed(s) {
 		d.say = append(d.say, ending(s))
 	} else {
-		d.tasks = openTasks(s)
+		d.tasks = stage.due(s)
 	}
 	return d
 }
@@ -107,14 +149,14 @@ func onCancel(s *State, at time.Time) decision {
 }
 
 // onPlan handles the plan of a job in phase REQUESTED; gather is Kind.Gather or nil.
-func onPlan(s *State, plan []byte, tasks int, gather func(State) error, at time.Time) decision {
+func onPlan(s *State, plan []byte, tasks int, stage stages, gather func(State) error, at time.Time) decision {
 	next := *s
 	next.Phase, next.Plan, next.UpdatedAt = event.JobPhasePlanned, plan, at
 	next.Tasks = make([]event.TaskState, tasks)
 	for i := range next.Tasks {
 		next.Tasks[i] = event.TaskState{Number: int32(i), Result: []byte{}}
 	}
-	d := decision{next: &next, say: []saying{{Planned, tasks}}, tasks: openTasks(&next)}
+	d := decision{next: &next, say: []saying{{Planned, tasks}}, tasks: stage.due(&next)}
 	if tasks == 0 {
 		finish(&d, gather, at)
 	}
@@ -136,7 +178,7 @@ type outcome struct {
 }
 
 // onResult handles the result of a task.
-func onResult(s *State, o outcome, maxAttempts int, gather func(State) error, at time.Time) decision {
+func onResult(s *State, o outcome, maxAttempts int, stage stages, gather func(State) error, at time.Time) decision {
 	switch {
 	case s == nil:
 		return decision{note: "result for an unknown job"}
@@ -153,6 +195,8 @@ func onResult(s *State, o outcome, maxAttempts int, gather func(State) error, at
 		d := decision{say: []saying{{TaskDone, o.Number}}, note: "repeated result"}
 		if closed(s) {
 			d.say = append(d.say, ending(s))
+		} else {
+			d.tasks = stage.after(s, o.Number)
 		}
 		return d
 	case closed(s):
@@ -179,7 +223,7 @@ func onResult(s *State, o outcome, maxAttempts int, gather func(State) error, at
 		return decision{next: &next, tasks: []int{o.Number}}
 	}
 	t.Done, t.Result = true, o.value
-	d := decision{next: &next, say: []saying{{TaskDone, o.Number}}}
+	d := decision{next: &next, say: []saying{{TaskDone, o.Number}}, tasks: stage.after(&next, o.Number)}
 	if len(openTasks(&next)) == 0 {
 		finish(&d, gather, at)
 	}
@@ -224,7 +268,7 @@ const (
 // due decides on a task from the job's row as the table shows it. Rows only move forward, so whatever lies
 // behind the row is skipped and whatever lies ahead of it is waited for. A task is thus run only under a plan that is
 // recorded, even if a coordinator crashed between emitting tasks and recording their plan.
-func due(s *State, plan string, number, attempt int) verdict {
+func due(s *State, plan string, number, attempt int, stage stages) verdict {
 	switch {
 	case s == nil || s.Phase == event.JobPhaseRequested:
 		return wait
@@ -233,6 +277,10 @@ func due(s *State, plan string, number, attempt int) verdict {
 	case attempt < int(s.Tasks[number].Attempts):
 		return skip
 	case attempt > int(s.Tasks[number].Attempts):
+		return wait
+	}
+	// A later stage's task can be ahead of the row that records the end of the stage before.
+	if open := stage.due(s); stage.of(s, number) > stage.of(s, open[0]) {
 		return wait
 	}
 	return run

@@ -21,6 +21,7 @@ type world struct {
 	crash   float64
 	failing map[int]int // attempts of a task that fail
 	tasks   int
+	stage   stages
 	max     int
 
 	row     *State // as the table has it
@@ -30,7 +31,7 @@ type world struct {
 	counted map[int]int // task -> how often a row recorded its result
 	plans   int
 	crashes int
-	wild    int // tasks that ran under a plan that is not recorded
+	wild    int // tasks that ran under a plan that is not recorded, or before an earlier stage was recorded as done
 }
 
 type queued struct {
@@ -86,14 +87,14 @@ func (w *world) record(next *State) {
 
 func (w *world) request() bool {
 	return w.step(func(s *State) []decision {
-		d := onRequest("sum", "j", s, []byte("request"), time.Unix(1, 0))
+		d := onRequest("sum", "j", s, []byte("request"), w.stage, time.Unix(1, 0))
 		if d.plan {
 			if d.next != nil {
 				s = d.next
 			}
 			w.plans++
 			plan := binary.BigEndian.AppendUint32(nil, uint32(w.plans))
-			return []decision{d, onPlan(s, plan, w.tasks, nil, time.Unix(2, 0))}
+			return []decision{d, onPlan(s, plan, w.tasks, w.stage, nil, time.Unix(2, 0))}
 		}
 		return []decision{d}
 	})
@@ -104,7 +105,7 @@ func (w *world) work() {
 		return
 	}
 	q := w.queue[0]
-	switch due(w.row, q.plan, q.number, q.attempt) {
+	switch due(w.row, q.plan, q.number, q.attempt, w.stage) {
 	case wait:
 		w.queue = append(w.queue[1:], q)
 		return
@@ -114,6 +115,11 @@ func (w *world) work() {
 	}
 	if w.row == nil || planID(w.row.Plan) != q.plan {
 		w.wild++
+	}
+	for _, n := range openTasks(w.row) {
+		if w.stage.of(w.row, n) < w.stage.of(w.row, q.number) {
+			w.wild++
+		}
 	}
 	o := outcome{Result: Result{Number: q.number}, plan: q.plan, attempt: q.attempt, value: []byte(q.plan)}
 	if q.attempt < w.failing[q.number] {
@@ -131,6 +137,14 @@ func TestMachineSurvivesEveryCrash(t *testing.T) {
 		w := &world{
 			rng: rand.New(rand.NewSource(seed)), crash: 0.4, failing: map[int]int{}, tasks: int(seed % 5), max: 3,
 			said: map[saying]int{}, counted: map[int]int{},
+		}
+		if seed%3 > 0 { // the last task alone, or stages of two
+			w.stage = func(job State, n int) int {
+				if seed%3 == 1 {
+					return (n + 1) / len(job.Tasks)
+				}
+				return n / 2
+			}
 		}
 		fails := false
 		for i := range w.tasks {
@@ -151,7 +165,7 @@ func TestMachineSurvivesEveryCrash(t *testing.T) {
 				}
 			case 1:
 				if position < len(w.results) && w.step(func(s *State) []decision {
-					return []decision{onResult(s, w.results[position], w.max, nil, time.Unix(3, 0))}
+					return []decision{onResult(s, w.results[position], w.max, w.stage, nil, time.Unix(3, 0))}
 				}) {
 					position++
 				}
@@ -166,7 +180,7 @@ func TestMachineSurvivesEveryCrash(t *testing.T) {
 			want, names[2] = event.JobPhaseFailed, saying{Failed, w.tasks}
 		}
 		if w.wild > 0 {
-			t.Fatalf("seed %d: %d tasks ran under a plan that is not recorded", seed, w.wild)
+			t.Fatalf("seed %d: %d tasks ran under a plan that is not recorded, or before their turn", seed, w.wild)
 		}
 		if w.row.Phase != want {
 			t.Fatalf("seed %d: phase %s, want %s", seed, w.row.Phase, want)
@@ -199,26 +213,26 @@ func TestMachineSurvivesEveryCrash(t *testing.T) {
 
 func TestLateAndForeignResults(t *testing.T) {
 	at := time.Unix(5, 0)
-	planned := onPlan(onRequest("sum", "j", nil, nil, at).next, []byte("plan"), 2, nil, at).next
+	planned := onPlan(onRequest("sum", "j", nil, nil, nil, at).next, []byte("plan"), 2, nil, nil, at).next
 	id := planID([]byte("plan"))
 	ok := func(n int) outcome { return outcome{Result: Result{Number: n}, plan: id, value: []byte("v")} }
 	failure := func(n, attempt int) outcome {
 		return outcome{Result: Result{Number: n, Error: "e"}, plan: id, attempt: attempt}
 	}
-	once := onResult(planned, failure(0, 0), 3, nil, at).next
+	once := onResult(planned, failure(0, 0), 3, nil, nil, at).next
 	cancelled := onCancel(once, at).next
 	for _, c := range []struct {
 		name string
 		d    decision
 		want string
 	}{
-		{"unknown job", onResult(nil, ok(0), 3, nil, at), "result for an unknown job"},
-		{"another plan", onResult(planned, outcome{plan: "x"}, 3, nil, at), "result of another plan"},
-		{"number below", onResult(planned, ok(-1), 3, nil, at), "result for a task that is not in the plan"},
-		{"number above", onResult(planned, ok(2), 3, nil, at), "result for a task that is not in the plan"},
-		{"same failure again", onResult(once, failure(0, 0), 3, nil, at), "repeated failure"},
-		{"failure from the future", onResult(once, failure(0, 5), 3, nil, at), "failure of an earlier attempt"},
-		{"after cancel", onResult(cancelled, ok(1), 3, nil, at), "result after the end"},
+		{"unknown job", onResult(nil, ok(0), 3, nil, nil, at), "result for an unknown job"},
+		{"another plan", onResult(planned, outcome{plan: "x"}, 3, nil, nil, at), "result of another plan"},
+		{"number below", onResult(planned, ok(-1), 3, nil, nil, at), "result for a task that is not in the plan"},
+		{"number above", onResult(planned, ok(2), 3, nil, nil, at), "result for a task that is not in the plan"},
+		{"same failure again", onResult(once, failure(0, 0), 3, nil, nil, at), "repeated failure"},
+		{"failure from the future", onResult(once, failure(0, 5), 3, nil, nil, at), "failure of an earlier attempt"},
+		{"after cancel", onResult(cancelled, ok(1), 3, nil, nil, at), "result after the end"},
 		{"cancel twice", onCancel(cancelled, at), "cancel of a job that has ended"},
 		{"cancel unknown", onCancel(nil, at), "cancel of an unknown job"},
 	} {
@@ -226,20 +240,20 @@ func TestLateAndForeignResults(t *testing.T) {
 			t.Errorf("%s: %+v, want no new row and %q", c.name, c.d, c.want)
 		}
 	}
-	if d := onResult(once, ok(0), 3, nil, at); d.next == nil || !d.next.Tasks[0].Done {
+	if d := onResult(once, ok(0), 3, nil, nil, at); d.next == nil || !d.next.Tasks[0].Done {
 		t.Errorf("a late success of an attempt that was given up is a success: %+v", d)
 	}
 	if once.Tasks[0].Attempts != 1 || planned.Tasks[0].Attempts != 0 {
 		t.Error("a step must not change the row it was given")
 	}
-	last := onResult(onResult(planned, ok(0), 3, nil, at).next, ok(1), 3, func(State) error { return fmt.Errorf("3 rows differ") }, at)
+	last := onResult(onResult(planned, ok(0), 3, nil, nil, at).next, ok(1), 3, nil, func(State) error { return fmt.Errorf("3 rows differ") }, at)
 	if last.next.Phase != event.JobPhaseFailed || last.next.Error != "gathering: 3 rows differ" {
 		t.Errorf("gather must be able to fail the job: %+v", last.next)
 	}
 }
 
 func TestReasonsAreBounded(t *testing.T) {
-	s := onPlanFailed(onRequest("sum", "j", nil, nil, time.Time{}).next, fmt.Errorf("%s", strings.Repeat("ä", 5000)), time.Time{}).next
+	s := onPlanFailed(onRequest("sum", "j", nil, nil, nil, time.Time{}).next, fmt.Errorf("%s", strings.Repeat("ä", 5000)), time.Time{}).next
 	if len(s.Error) > 2003 || !strings.HasSuffix(s.Error, "ä...") {
 		t.Errorf("%d bytes, end %q", len(s.Error), s.Error[len(s.Error)-8:])
 	}
@@ -273,14 +287,37 @@ func TestMarks(t *testing.T) {
 	}
 }
 
-func TestStartCounts(t *testing.T) {
-	for _, s := range []startCount{{}, {0, 1}, {1 << 40, 5}} {
-		if got := parseStarts(s.metadata()); got != s {
-			t.Errorf("%v became %v", s, got)
-		}
+func TestLedger(t *testing.T) {
+	var commits []string
+	l := newLedger(parseStarts(new("starts 7:2")), func(position int64, metadata string) {
+		commits = append(commits, fmt.Sprintf("%d %s", position, metadata))
+	})
+	for _, o := range []int64{7, 8, 9} {
+		l.deliver(o)
 	}
-	for _, m := range []string{"", "starts", "starts:1", "starts:a:1", "starts:1:-1", "other:1:1"} {
-		if got := parseStarts(&m); got != (startCount{}) {
+	if n := l.started(7); n != 2 {
+		t.Errorf("task 7 was started %d times", n)
+	}
+	l.count(7, +1)
+	l.count(8, +1)
+	l.finish(8) // behind 7: nothing to commit yet
+	l.count(9, +1)
+	l.count(9, -1)
+	l.finish(7)
+	l.finish(9)
+	want := []string{"7 starts 7:3", "7 starts 7:3 8:1", "7 starts 7:3 9:1", "7 starts 7:3", "9 ", "10 "}
+	if strings.Join(commits, "\n") != strings.Join(want, "\n") {
+		t.Errorf("commits:\n%s\nwant:\n%s", strings.Join(commits, "\n"), strings.Join(want, "\n"))
+	}
+	many := map[int64]int{}
+	for o := range int64(1000) {
+		many[1<<60+o] = 5
+	}
+	if s := formatStarts(many); len(s) > 4096 || len(parseStarts(&s)) != maxStarts {
+		t.Errorf("%d bytes of metadata", len(s))
+	}
+	for _, m := range []string{"", "starts", "starts 1", "starts a:1", "starts 1:-1", "other 1:1"} {
+		if got := parseStarts(&m); len(got) != 0 {
 			t.Errorf("%q became %v", m, got)
 		}
 	}

@@ -41,7 +41,7 @@ type Options struct {
 	MaxTasks     int           // tasks a job, default 10,000
 	MaxRow       int           // bytes of an encoded row, default 900 KiB, below the brokers' 1 MiB a record
 	MaxValue     int           // bytes of a request or a result, default 256 KiB
-	Concurrency  int           // tasks that a worker runs at once, default 2; at most one a partition of the tasks topic
+	Concurrency  int           // tasks that a worker runs at once, default 2; tasks without an end each take one for good
 	RetryBackoff time.Duration // before a task's second attempt, doubled for each later one up to a minute, default 1 s
 }
 

@@ -45,7 +45,7 @@ func (c *Coordinator) request(ctx goka.Context, msg any) {
 		c.apply(ctx, input, s, onCancel(s, at), at)
 		return
 	}
-	d := onRequest(c.kind.Name, id, s, value, at)
+	d := onRequest(c.kind.Name, id, s, value, c.kind.Stage, at)
 	if s, ok := c.apply(ctx, input, s, d, at); ok && d.plan && !closed(s) {
 		c.plan(ctx, s, at)
 	}
@@ -81,7 +81,7 @@ func (c *Coordinator) plan(ctx goka.Context, s *State, at time.Time) {
 		if p.bytes == nil {
 			p.bytes = []byte{}
 		}
-		c.apply(ctx, "plan", s, onPlan(s, p.bytes, p.tasks, c.kind.Gather, at), at)
+		c.apply(ctx, "plan", s, onPlan(s, p.bytes, p.tasks, c.kind.Stage, c.kind.Gather, at), at)
 	}
 }
 
@@ -109,7 +109,7 @@ func (c *Coordinator) result(ctx goka.Context, msg any) {
 		return
 	}
 	o := outcome{Result: r, plan: string(h[headerPlan]), attempt: attempt, final: string(h[headerFinal]) == "true", value: value}
-	c.apply(ctx, input, s, onResult(s, o, c.opts.MaxAttempts, c.kind.Gather, at), at)
+	c.apply(ctx, input, s, onResult(s, o, c.opts.MaxAttempts, c.kind.Stage, c.kind.Gather, at), at)
 }
 
 // apply does what d says: the row first, then events and tasks. Everything is encoded before anything is emitted. It

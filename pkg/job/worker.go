@@ -11,15 +11,13 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
-	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
 // Worker runs tasks. Any number of them may run; they share the partitions of the tasks topic as one consumer group.
-// Tasks of one partition run one after the other, of different partitions up to Options.Concurrency at once. The
-// group's heartbeats go on while tasks run, however long they take; a rebalance cancels the tasks of the partitions
-// that move and waits for them to return.
+// Tasks are started in the order of their partition, up to Options.Concurrency at once. The group's heartbeats go on while
+// tasks run, however long they take; a rebalance cancels the tasks of the partitions that move and waits for them to return.
 //
-// A task is committed only after its result is acknowledged. A task that fails is reported as failed and the coordinator
+// A task is committed only after its result and all earlier tasks' are acknowledged. A task that fails is reported as failed and the coordinator
 // decides whether it is tried again. A task whose worker dies with it is counted in the metadata of the group's offset,
 // so that it cannot kill workers for ever.
 type Worker struct {
@@ -33,7 +31,7 @@ type Worker struct {
 
 	mu      sync.Mutex
 	runners map[int32]*runner
-	starts  map[int32]startCount // from the group's offsets, for the first record of each assigned partition
+	running map[string]bool // tasks by key, plan and attempt
 	ready   bool
 }
 
@@ -41,9 +39,10 @@ type Worker struct {
 type runner struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
-	queue   []*kgo.Record // guarded by Worker.mu
-	busy    bool          // guarded by Worker.mu; a goroutine empties queue
-	stopped sync.WaitGroup
+	ledger  *ledger
+	queue   []*kgo.Record  // guarded by Worker.mu
+	busy    bool           // guarded by Worker.mu; a goroutine empties queue
+	stopped sync.WaitGroup // the goroutines of this runner
 }
 
 // stopPatience bounds the wait for a cancelled task at a rebalance or at the end; the group's rebalance timeout is 60 s.
@@ -64,7 +63,7 @@ func NewWorker(kind Kind, o Options, view *View) (*Worker, error) {
 	}
 	return &Worker{
 		kind: kind, opts: o, log: o.Log.With("job_kind", kind.Name), metrics: newMetrics(o.Registerer), view: view,
-		slots: make(chan struct{}, o.Concurrency), runners: map[int32]*runner{}, starts: map[int32]startCount{},
+		slots: make(chan struct{}, o.Concurrency), runners: map[int32]*runner{}, running: map[string]bool{},
 	}, nil
 }
 
@@ -120,12 +119,15 @@ func (w *Worker) Run(ctx context.Context) error {
 	return nil
 }
 
-// enqueue gives records to their partition's runner and holds back further ones until it is done. Called with mu held and
-// rebalances blocked, so the partition is this worker's.
+// enqueue gives records to their partition's runner and holds back further ones while it has a queue. Called with mu held
+// and rebalances blocked, so the partition is this worker's.
 func (w *Worker) enqueue(partition int32, records []*kgo.Record) {
 	r := w.runners[partition]
 	if r == nil || len(records) == 0 {
 		return
+	}
+	for _, rec := range records {
+		r.ledger.deliver(rec.Offset)
 	}
 	r.queue = append(r.queue, records...)
 	if r.busy {
@@ -136,22 +138,37 @@ func (w *Worker) enqueue(partition int32, records []*kgo.Record) {
 	r.stopped.Add(1)
 	go func() {
 		defer r.stopped.Done()
-		for {
-			w.mu.Lock()
-			if len(r.queue) == 0 || r.ctx.Err() != nil {
-				r.queue, r.busy = nil, false
-				w.mu.Unlock()
-				w.client.ResumeFetchPartitions(w.partitions(partition))
-				return
-			}
-			record := r.queue[0]
-			r.queue = r.queue[1:]
-			w.mu.Unlock()
-			// The next record would commit this one along, so it has to reach its end first.
-			for !w.handle(r.ctx, record) && sleep(r.ctx, 5*time.Second) {
-			}
-		}
+		w.drain(r)
+		w.client.ResumeFetchPartitions(w.partitions(partition))
 	}()
+}
+
+// drain starts the queued tasks, each in a goroutine of its own: a task that follows something until its job is
+// cancelled must not hold up those behind it.
+func (w *Worker) drain(r *runner) {
+	for {
+		w.mu.Lock()
+		if len(r.queue) == 0 || r.ctx.Err() != nil {
+			r.queue, r.busy = nil, false
+			w.mu.Unlock()
+			return
+		}
+		rec := r.queue[0]
+		r.queue = r.queue[1:]
+		w.mu.Unlock()
+		select {
+		case w.slots <- struct{}{}:
+		case <-r.ctx.Done():
+			continue
+		}
+		r.stopped.Add(1)
+		go func() {
+			defer r.stopped.Done()
+			defer func() { <-w.slots }()
+			for !w.handle(r, rec) && sleep(r.ctx, 5*time.Second) {
+			}
+		}()
+	}
 }
 
 func (w *Worker) partitions(ps ...int32) map[string][]int32 {
@@ -164,7 +181,12 @@ func (w *Worker) assigned(_ context.Context, _ *kgo.Client, topics map[string][]
 	w.ready = true
 	for _, p := range topics[w.kind.Topics.Tasks] {
 		ctx, cancel := context.WithCancel(context.Background())
-		w.runners[p] = &runner{ctx: ctx, cancel: cancel}
+		w.runners[p] = &runner{ctx: ctx, cancel: cancel, ledger: newLedger(nil, func(position int64, metadata string) {
+			// Also after a cancel, while the partition is still this worker's: see stop.
+			last, done := context.WithTimeout(context.Background(), 5*time.Second)
+			defer done()
+			w.commitPosition(last, p, position, metadata)
+		})}
 	}
 }
 
@@ -194,7 +216,6 @@ func (w *Worker) stop(partitions []int32) {
 			stopped = append(stopped, r)
 		}
 		delete(w.runners, p)
-		delete(w.starts, p)
 	}
 	w.mu.Unlock()
 	go func() {
@@ -210,44 +231,51 @@ func (w *Worker) stop(partitions []int32) {
 	}
 }
 
-// handle brings one task to its end: done, failed or skipped. It returns false if it did not get there, because ctx ended
-// or the result could not be reported.
-func (w *Worker) handle(ctx context.Context, rec *kgo.Record) bool {
+// handle brings one task to its end: done, failed or skipped. It returns false if it did not get there, because the
+// partition was taken away or the result could not be reported.
+func (w *Worker) handle(r *runner, rec *kgo.Record) bool {
+	ctx := r.ctx
+	end := func(outcome string) bool {
+		r.ledger.finish(rec.Offset)
+		w.metrics.tasks.WithLabelValues(w.kind.Name, outcome).Inc()
+		return true
+	}
 	task, plan, err := readTask(rec)
 	if err != nil { // only another program can have written it
 		w.log.Error("skipping a record that is no task", "partition", rec.Partition, "offset", rec.Offset, "error", err)
-		return w.finish(ctx, rec, "skipped")
+		return end("skipped")
 	}
 	log := w.log.With("job", task.JobID, "task", task.Number, "attempt", task.Attempt)
+	// Sent again while it runs: if this run comes to nothing, neither of the two records is committed.
+	key := fmt.Sprint(string(rec.Key), " ", plan, " ", task.Attempt)
+	if !w.claim(key) {
+		log.Debug("skipping a task that runs already")
+		return end("skipped")
+	}
+	defer w.release(key)
 	switch w.await(ctx, task, plan) {
 	case skip:
 		log.Debug("skipping a task that is not open")
-		return w.finish(ctx, rec, "skipped")
+		return end("skipped")
 	case wait:
 		if ctx.Err() != nil {
 			return false
 		}
 		log.Warn("skipping a task whose job is not in the table")
-		return w.finish(ctx, rec, "skipped")
+		return end("skipped")
 	}
 	if task.Attempt > 0 && !sleep(ctx, min(w.opts.RetryBackoff<<min(task.Attempt-1, 10), time.Minute)) {
 		return false
 	}
-	select {
-	case w.slots <- struct{}{}:
-	case <-ctx.Done():
-		return false
-	}
-	defer func() { <-w.slots }()
 
-	value, err := w.runCounted(ctx, rec, task, plan)
+	value, err := w.runCounted(r, rec.Offset, task, plan)
 	switch {
 	case errors.Is(err, errStopped):
 		w.metrics.tasks.WithLabelValues(w.kind.Name, "stopped").Inc()
 		return false
 	case errors.Is(err, ErrClosed):
 		log.Info("stopped a task that is no longer open")
-		return w.finish(ctx, rec, "skipped")
+		return end("skipped")
 	}
 
 	// From here on the work is done: it is reported even if the partition is being taken away.
@@ -273,7 +301,23 @@ func (w *Worker) handle(ctx context.Context, rec *kgo.Record) bool {
 		log.Error("a result cannot be reported, the task will run again", "error", err)
 		return false
 	}
-	return w.finish(ctx, rec, outcome)
+	return end(outcome)
+}
+
+func (w *Worker) claim(key string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.running[key] {
+		return false
+	}
+	w.running[key] = true
+	return true
+}
+
+func (w *Worker) release(key string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.running, key)
 }
 
 // await asks the table what to do with a task, waiting for a row that is still on its way, at most a minute.
@@ -287,7 +331,7 @@ func (w *Worker) await(ctx context.Context, t Task, plan string) verdict {
 			if found {
 				known = &s
 			}
-			if v := due(known, plan, t.Number, t.Attempt); v != wait || time.Now().After(deadline) {
+			if v := due(known, plan, t.Number, t.Attempt, w.kind.Stage); v != wait || time.Now().After(deadline) {
 				return v
 			}
 		}
@@ -299,14 +343,14 @@ func (w *Worker) await(ctx context.Context, t Task, plan string) verdict {
 
 // runCounted runs a task between two commits: before, one that counts the start; after a stop, one that takes it back.
 // It returns errStopped if the task did not end because ctx did, and ErrClosed if it is no longer open.
-func (w *Worker) runCounted(ctx context.Context, rec *kgo.Record, t Task, plan string) ([]byte, error) {
-	before := w.started(rec)
+func (w *Worker) runCounted(r *runner, offset int64, t Task, plan string) ([]byte, error) {
+	before := r.ledger.started(offset)
 	if before >= w.opts.MaxStarts {
 		return nil, Permanent(fmt.Errorf("started %d times, and each time its worker ended with it", before))
 	}
-	w.commit(ctx, rec, rec.Offset, startCount{rec.Offset, before + 1})
+	r.ledger.count(offset, +1)
 
-	running, cancel := context.WithCancelCause(ctx)
+	running, cancel := context.WithCancelCause(r.ctx)
 	defer cancel(nil)
 	go w.watch(running, t, plan, cancel)
 	value, err := w.runSafely(running, t)
@@ -319,9 +363,7 @@ func (w *Worker) runCounted(ctx context.Context, rec *kgo.Record, t Task, plan s
 	if errors.Is(context.Cause(running), ErrClosed) {
 		return nil, ErrClosed
 	}
-	last, done := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-	defer done()
-	w.commit(last, rec, rec.Offset, startCount{rec.Offset, before})
+	r.ledger.count(offset, -1)
 	return nil, errStopped
 }
 
@@ -338,7 +380,7 @@ func (w *Worker) runSafely(ctx context.Context, t Task) (value []byte, err error
 // watch cancels a task when it is no longer open, for example because its job was cancelled.
 func (w *Worker) watch(ctx context.Context, t Task, plan string, cancel context.CancelCauseFunc) {
 	for sleep(ctx, 200*time.Millisecond) {
-		if s, found, err := w.view.Get(t.JobID); err == nil && found && due(&s, plan, t.Number, t.Attempt) == skip {
+		if s, found, err := w.view.Get(t.JobID); err == nil && found && due(&s, plan, t.Number, t.Attempt, w.kind.Stage) == skip {
 			cancel(ErrClosed)
 			return
 		}
@@ -367,34 +409,4 @@ func readTask(rec *kgo.Record) (Task, string, error) {
 		}
 	}
 	return t, plan, nil
-}
-
-// finish commits the position behind rec.
-func (w *Worker) finish(ctx context.Context, rec *kgo.Record, outcome string) bool {
-	w.commit(ctx, rec, rec.Offset+1, startCount{})
-	w.metrics.tasks.WithLabelValues(w.kind.Name, outcome).Inc()
-	return true
-}
-
-// commit commits offset with a start count as its metadata. A failure is left to the next commit of the partition: the
-// price is a task that is delivered again and then skipped.
-func (w *Worker) commit(ctx context.Context, rec *kgo.Record, offset int64, n startCount) {
-	ctx = kgo.PreCommitFnContext(ctx, func(req *kmsg.OffsetCommitRequest) error {
-		for i := range req.Topics {
-			for j := range req.Topics[i].Partitions {
-				req.Topics[i].Partitions[j].Metadata = n.metadata()
-			}
-		}
-		return nil
-	})
-	offsets := map[string]map[int32]kgo.EpochOffset{rec.Topic: {rec.Partition: {Epoch: rec.LeaderEpoch, Offset: offset}}}
-	var err error
-	w.client.CommitOffsetsSync(ctx, offsets, func(_ *kgo.Client, _ *kmsg.OffsetCommitRequest, resp *kmsg.OffsetCommitResponse, e error) {
-		if err = e; err == nil {
-			err = commitError(resp)
-		}
-	})
-	if err != nil && ctx.Err() == nil {
-		w.log.Warn("committing a task's position", "partition", rec.Partition, "offset", offset, "error", err)
-	}
 }
