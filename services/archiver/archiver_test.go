@@ -1,8 +1,12 @@
 package archiver_test
 
 import (
+	"context"
 	"fmt"
+	"net"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -108,26 +112,30 @@ func TestCrashDuringAdoption(t *testing.T) {
 	}
 }
 
-// TestZombieCannotCommit holds an instance between its upload and its transaction while the group moves on.
+// TestZombieCannotCommit cuts an instance off between its upload and its transaction, until the group has moved on.
 func TestZombieCannotCommit(t *testing.T) {
+	t.Parallel()
 	w := newWorld(t)
 	w.produce(w.usageRecords(400), 0)
+	link := &network{}
 	held, release := make(chan struct{}), make(chan struct{})
-	first := true
+	var once sync.Once
 	zombie := w.start("zombie", func(s archiver.Step, _ string, _ int32) error {
-		if s == archiver.Put && first {
-			first = false
-			close(held)
-			<-release
+		if s == archiver.Put {
+			once.Do(func() {
+				link.freeze()
+				close(held)
+				<-release
+			})
 		}
 		return nil
 	}, func(p *archiver.Parts) {
-		// Rebalances are held up while a cut is under way, so only an expired session lets the group move on.
-		p.Client = append(p.Client, kgo.SessionTimeout(1e9*6), kgo.HeartbeatInterval(1e9*60))
+		p.Client = append(p.Client, kgo.SessionTimeout(6*time.Second), kgo.HeartbeatInterval(time.Second), kgo.Dialer(link.dial))
 	})
 	<-held
 	w.start("heir", nil)
 	w.archived(schemas.UsageEvents)
+	link.thaw()
 	close(release)
 	w.produce(w.usageRecords(100), 0)
 	w.archived(schemas.UsageEvents)
@@ -137,6 +145,28 @@ func TestZombieCannotCommit(t *testing.T) {
 		t.Fatalf("the zombie ended with %v instead of joining again", err)
 	default:
 	}
+}
+
+// network is a way to the broker on which nothing passes while it is frozen.
+type network struct{ mu sync.RWMutex }
+
+func (n *network) freeze() { n.mu.Lock() }
+func (n *network) thaw()   { n.mu.Unlock() }
+
+func (n *network) dial(ctx context.Context, kind, addr string) (net.Conn, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, kind, addr)
+	return &frozen{conn, n}, err
+}
+
+type frozen struct {
+	net.Conn
+	n *network
+}
+
+func (c *frozen) Write(p []byte) (int, error) {
+	c.n.mu.RLock()
+	defer c.n.mu.RUnlock()
+	return c.Conn.Write(p)
 }
 
 // TestTwoInstancesAndRebalances: instances come and go while records arrive.

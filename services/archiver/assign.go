@@ -92,6 +92,7 @@ func (a *Archiver) offsetsFetched(_ context.Context, _ *kgo.Client, resp *kmsg.O
 // assign begins the assigned partitions at their committed offsets; a partition that nobody has committed begins at
 // the topic's start, which is committed before the first object is named by it.
 func (a *Archiver) assign(ctx context.Context, offsets map[string]map[int32]kgo.Offset) (map[string]map[int32]kgo.Offset, error) {
+	<-a.opened
 	var starts kadm.ListedOffsets
 	for topic, partitions := range offsets {
 		for id, offset := range partitions {

@@ -86,6 +86,7 @@ type Archiver struct {
 	manifest *codec.Serde[event.ArchiveFile]
 	client   *kgo.Client
 	admin    *kadm.Client
+	opened   chan struct{} // closed when client and admin are set; the group's callbacks may come earlier
 	metrics  *metrics
 	compiled sync.Map // topic/id -> *archive.Schema
 
@@ -101,7 +102,7 @@ type tp struct {
 	partition int32
 }
 
-// Open makes an Archiver and its client; Run closes the client.
+// Open makes an Archiver. Nothing joins the group before Run.
 func Open(cfg Config, parts Parts) (*Archiver, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -119,16 +120,15 @@ func Open(cfg Config, parts Parts) (*Archiver, error) {
 			recordTime: max(1, cfg.MaxRecordTime.Milliseconds()), idle: cfg.Idle,
 		},
 		manifest:   codec.For[event.ArchiveFile](parts.Codec, schemas.ArchiveFiles),
-		partitions: map[tp]*partition{}, metadata: map[tp]string{}, generation: -1,
+		partitions: map[tp]*partition{}, metadata: map[tp]string{}, generation: -1, opened: make(chan struct{}),
 	}
 	var err error
 	if a.metrics, err = newMetrics(parts.Metrics, a); err != nil {
 		return nil, err
 	}
-	if a.client, err = kgo.NewClient(a.clientOpts()...); err != nil {
+	if err := kgo.ValidateOpts(a.clientOpts()...); err != nil {
 		return nil, fmt.Errorf("opening the Kafka client: %w", err)
 	}
-	a.admin = kadm.NewClient(a.client)
 	if parts.Health != nil {
 		parts.Health.Ask("partitions", a.healthy)
 	}
@@ -140,6 +140,12 @@ const pollRecords = 20_000
 
 // Run archives until ctx is done. What is spooled then is left for the next start.
 func (a *Archiver) Run(ctx context.Context) error {
+	client, err := kgo.NewClient(a.clientOpts()...)
+	if err != nil {
+		return fmt.Errorf("opening the Kafka client: %w", err)
+	}
+	a.client, a.admin = client, kadm.NewClient(client)
+	close(a.opened)
 	defer a.closeAll()
 	// Fences this instance's predecessor and aborts what it left open, before anything is read.
 	if _, _, err := a.client.ProducerID(ctx); err != nil {
