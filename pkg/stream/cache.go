@@ -20,6 +20,7 @@ type row struct {
 // transaction to the next; an aborted one throws the whole cache away.
 type cache struct {
 	stores []string
+	keep   []bool            // by store: rows stay cached behind the transaction
 	rows   []map[string]*row // by store
 	dirty  [][]*row          // by store, in order of first write
 	undo   []undo            // what the record in process has changed
@@ -35,8 +36,11 @@ type undo struct {
 	was   row
 }
 
-func newCache(stores []string, open func() (*state.Reader, error)) *cache {
+func newCache(stores, uncached []string, open func() (*state.Reader, error)) *cache {
 	c := &cache{stores: stores, open: open}
+	for _, s := range stores {
+		c.keep = append(c.keep, !slices.Contains(uncached, s))
+	}
 	c.clear()
 	return c
 }
@@ -85,7 +89,9 @@ func (c *cache) get(store int, key []byte) ([]byte, error) {
 	if ok && v == nil {
 		v = []byte{}
 	}
-	c.add(store, string(key), v)
+	if c.keep[store] {
+		c.add(store, string(key), v)
+	}
 	return v, nil
 }
 
@@ -182,7 +188,12 @@ func (c *cache) committed(limit int) {
 	for i := range c.dirty {
 		for _, r := range c.dirty[i] {
 			r.dirty = false
+			if !c.keep[i] {
+				delete(c.rows[i], r.key)
+				c.bytes -= len(r.key) + len(r.value) + rowOverhead
+			}
 		}
+		clear(c.dirty[i]) // for the garbage collector
 		c.dirty[i] = c.dirty[i][:0]
 	}
 	c.undo = c.undo[:0]

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -38,6 +39,9 @@ type Options struct {
 	Group string
 	// Stores names the state stores; none means a stateless topology without changelog.
 	Stores []string
+	// Uncached names the stores whose rows are seldom asked for twice, such as ids seen: they would push others out of
+	// the cache.
+	Uncached []string
 	// Handlers returns the functions for a partition.
 	Handlers func(partition int32) Handlers
 
@@ -184,6 +188,9 @@ func newShape(o *Options) (*shape, error) {
 	}
 	for i, name := range o.Stores {
 		s.stores[name] = i
+		if name == "" || strings.ContainsAny(name, "/\x00") {
+			return nil, fmt.Errorf("stream: %q is no name for a store", name)
+		}
 	}
 	if len(o.Stores) > 0 && s.changelog == "" {
 		return nil, fmt.Errorf("stream: group %s has stores and its topology has no changelog", o.Group)

@@ -100,6 +100,12 @@ func New(o Options) (*Runtime, error) {
 // What a handler's error leads to: Poison, or bytes that the codec calls undecodable, too large or of the wrong schema:
 // dead letter. Registry unreachable or schema unknown to it: the partition waits and Health says so. Else: Run returns it.
 func (r *Runtime) Run(ctx context.Context) (err error) {
+	starting := true
+	defer func() {
+		if starting && ctx.Err() != nil && errors.Is(err, context.Canceled) {
+			err = nil // asked to stop before the first poll: there is nothing to finish
+		}
+	}()
 	var cancel context.CancelFunc
 	r.ctx, cancel = context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -135,6 +141,7 @@ func (r *Runtime) Run(ctx context.Context) (err error) {
 		return r.fatal("taking over the transactional id", err)
 	}
 	close(r.fenced)
+	starting = false
 	if err := r.loop(ctx); err != nil {
 		return err
 	}

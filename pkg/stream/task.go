@@ -14,7 +14,7 @@ import (
 func (r *Runtime) newTask(partition int32) *task {
 	t := &task{r: r, partition: partition, queue: make([][]*kgo.Record, len(r.shape.inputs)), committed: map[string]int64{}, gates: map[string]int64{}}
 	if r.db != nil {
-		t.cache = newCache(r.o.Stores, func() (*state.Reader, error) { return r.db.NewReader(partition) })
+		t.cache = newCache(r.o.Stores, r.o.Uncached, func() (*state.Reader, error) { return r.db.NewReader(partition) })
 	}
 	t.reset()
 	return t

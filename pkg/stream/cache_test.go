@@ -1,0 +1,97 @@
+package stream
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"databus/pkg/state"
+)
+
+// Random reads, writes, scans, undone records, commits and aborts against a plain map.
+func TestCacheAgainstAMap(t *testing.T) {
+	db, err := state.Open(state.Options{Dir: t.TempDir(), Service: "s", Instance: "0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	stores := []string{"a", "b"}
+	c := newCache(stores, []string{"b"}, func() (*state.Reader, error) { return db.NewReader(3) })
+	committed := []map[string]string{{}, {}}
+	tx := []map[string]string{{}, {}}
+	copyOf := func(m []map[string]string) []map[string]string {
+		return []map[string]string{maps.Clone(m[0]), maps.Clone(m[1])}
+	}
+	rng := rand.New(rand.NewPCG(7, 7))
+	for step := range 20_000 {
+		before := copyOf(tx)
+		c.begin()
+		for range rng.IntN(4) {
+			store, key := rng.IntN(2), fmt.Sprintf("%c/%d", 'x'+rune(rng.IntN(3)), rng.IntN(30))
+			if rng.IntN(4) == 0 {
+				c.put(store, []byte(key), nil)
+				delete(tx[store], key)
+			} else {
+				v := fmt.Sprint(step)
+				c.put(store, []byte(key), []byte(v))
+				tx[store][key] = v
+			}
+		}
+		if rng.IntN(5) == 0 {
+			c.rollback()
+			tx = before
+		}
+		store, key := rng.IntN(2), fmt.Sprintf("%c/%d", 'x'+rune(rng.IntN(3)), rng.IntN(30))
+		got, err := c.get(store, []byte(key))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want, ok := tx[store][key]; string(got) != want || (got != nil) != ok {
+			t.Fatalf("step %d: %s %s = %q, want %q", step, stores[store], key, got, want)
+		}
+		if step%7 == 0 {
+			prefix := string('x' + rune(rng.IntN(3)))
+			limit := 1 + rng.IntN(40)
+			var rows, want []string
+			if err := c.scan(store, prefix, func(k, v []byte) bool {
+				rows = append(rows, string(k)+"="+string(v))
+				return len(rows) < limit
+			}); err != nil {
+				t.Fatal(err)
+			}
+			for _, k := range slices.Sorted(maps.Keys(tx[store])) {
+				if strings.HasPrefix(k, prefix) && len(want) < limit {
+					want = append(want, k+"="+tx[store][k])
+				}
+			}
+			if !slices.Equal(rows, want) {
+				t.Fatalf("step %d: scan %v, want %v", step, rows, want)
+			}
+		}
+		switch rng.IntN(20) {
+		case 0: // commit
+			b := db.NewBatch()
+			if err := errors.Join(c.write(b, 3), b.Commit(), b.Close()); err != nil {
+				t.Fatal(err)
+			}
+			c.committed(4000)
+			if err := c.release(); err != nil {
+				t.Fatal(err)
+			}
+			committed = copyOf(tx)
+		case 1: // abort
+			if err := c.release(); err != nil {
+				t.Fatal(err)
+			}
+			c.clear()
+			tx = copyOf(committed)
+		}
+	}
+	if err := c.release(); err != nil {
+		t.Fatal(err)
+	}
+}
