@@ -21,7 +21,7 @@ const (
 	killWait    = 10 * time.Second       // from SIGKILL until the kernel has reaped the process
 	readyPoll   = 100 * time.Millisecond // between two readiness requests
 	readyTry    = 5 * time.Second        // limit of one readiness request
-	readyWithin = 4 * time.Minute        // limit of a start; a loaded 2-core machine needs 65 s for Cassandra
+	readyWithin = 6 * time.Minute        // limit of a start; on 2 cores with 15 times too much to do, Kafka took 75 s instead of 7
 	tailLines   = 25
 )
 
