@@ -11,6 +11,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"databus/pkg/blob"
+	"databus/pkg/identity"
 	"databus/pkg/seal"
 	"databus/schemas/codec"
 )
@@ -65,6 +66,11 @@ func (e *Env) Progress(name string) *Progress {
 
 // Bucket opens the bucket of the configuration, once for the whole process; it must not be closed by the service.
 func (e *Env) Bucket(ctx context.Context) (blob.Bucket, error) { return e.process.openBucket(ctx) }
+
+// Stores opens the identity store of the configuration, once for the whole process; it must not be closed by the
+// service. It waits while the store cannot be reached, and the check "identity store" says so; it fails when ctx ends
+// and when the URL is wrong.
+func (e *Env) Stores(ctx context.Context) (identity.Stores, error) { return e.process.openStores(ctx) }
 
 // Keys loads the key file of the configuration, once for the whole process.
 func (e *Env) Keys() (*seal.Keys, error) { return e.process.loadKeys() }

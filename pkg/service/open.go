@@ -3,8 +3,11 @@ package service
 import (
 	"context"
 	"errors"
+	"fmt"
+	"time"
 
 	"databus/pkg/blob"
+	"databus/pkg/identity"
 	"databus/pkg/seal"
 )
 
@@ -73,4 +76,32 @@ func (p *Process) openKeyring(ctx context.Context) (*seal.Keyring, error) {
 		return false, "reading keys.events"
 	})
 	return k, nil
+}
+
+func (p *Process) openStores(ctx context.Context) (identity.Stores, error) {
+	p.storesMu.Lock()
+	defer p.storesMu.Unlock()
+	if p.stores != nil {
+		return p.stores, nil
+	}
+	url := p.Config.Identity.URL
+	if url == "" {
+		return nil, errors.New("opening identity store: identity.url is empty; set it to cassandra://host:9042 or pebble:///directory")
+	}
+	if err := identity.CheckURL(url); err != nil {
+		return nil, fmt.Errorf("identity.url: %w", err)
+	}
+	var stores identity.Stores
+	err := p.await(ctx, "identity store", p.Health.Register("identity store"), 30*time.Second, func(ctx context.Context) (err error) {
+		stores, err = identity.OpenStores(ctx, url)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.stores = stores
+	p.mu.Lock()
+	p.closers = append(p.closers, stores.Close)
+	p.mu.Unlock()
+	return stores, nil
 }

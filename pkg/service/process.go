@@ -15,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"databus/pkg/blob"
+	"databus/pkg/identity"
 	"databus/pkg/seal"
 	"databus/schemas/codec"
 )
@@ -38,6 +39,9 @@ type Process struct {
 	keys    *seal.Keys
 	keyring *seal.Keyring
 	closers []func() error
+
+	storesMu sync.Mutex // apart, because opening stores may wait
+	stores   identity.Stores
 }
 
 // ProcessOptions are what a process may be given instead of opening it itself.
@@ -48,6 +52,8 @@ type ProcessOptions struct {
 	Registry codec.Registry
 	// Bucket replaces the bucket at Config.Bucket.URL; whoever gives it closes it.
 	Bucket blob.Bucket
+	// Stores replaces the identity store at Config.Identity.URL; whoever gives it closes it.
+	Stores identity.Stores
 	// TransactionalSuffix: see [Env].
 	TransactionalSuffix string
 }
@@ -77,7 +83,7 @@ func NewProcess(ctx context.Context, name string, c Config, o ProcessOptions) (*
 	p := &Process{
 		Config: c, Log: o.Log, Metrics: reg, Health: NewHealth(),
 		Codec:  codec.New(o.Registry, codec.Options{RegisterSchemas: c.Registry.RegisterSchemas}),
-		suffix: o.TransactionalSuffix, tracing: tracing, security: security, bucket: o.Bucket,
+		suffix: o.TransactionalSuffix, tracing: tracing, security: security, bucket: o.Bucket, stores: o.Stores,
 	}
 	p.draining = p.Health.Register("process")
 	return p, nil

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -387,11 +388,32 @@ func TestSharedParts(t *testing.T) {
 	if _, err := bare.Env("ingest").Keyring(t.Context()); err == nil || !strings.Contains(err.Error(), "keys.file is empty") {
 		t.Error(err)
 	}
+	if _, err := bare.Env("ingest").Stores(t.Context()); err == nil || !strings.Contains(err.Error(), "identity.url is empty") {
+		t.Error(err)
+	}
+	bare.Config.Identity.URL = "cassandra://host?replicatoin=3"
+	if _, err := bare.Env("ingest").Stores(t.Context()); err == nil || !strings.Contains(err.Error(), "replicatoin") {
+		t.Errorf("a wrong URL is waited for: %v", err)
+	}
+	// A store that is away is waited for, and readiness says so.
+	bare.Config.Identity.URL = "cassandra://" + freeAddr(t) + "?timeout=200ms"
+	brief, stop := context.WithTimeout(t.Context(), time.Second)
+	defer stop()
+	if _, err := bare.Env("ingest").Stores(brief); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("an unreachable store: %v", err)
+	}
+	_, states := bare.Health.Ready()
+	if !slices.ContainsFunc(states, func(s State) bool {
+		return s.Name == "identity store" && !s.Ready && strings.HasPrefix(s.Reason, "unreachable")
+	}) {
+		t.Errorf("%+v", states)
+	}
 	if err := bare.Close(t.Context()); err != nil {
 		t.Error(err)
 	}
 
 	c.Keys.File, c.Bucket.URL = t.TempDir()+"/keys.json", "mem://"
+	c.Identity.URL = "pebble://" + t.TempDir()
 	if _, err := seal.Generate(c.Keys.File); err != nil {
 		t.Fatal(err)
 	}
@@ -419,6 +441,11 @@ func TestSharedParts(t *testing.T) {
 	y, errY := two.Bucket(t.Context())
 	if errX != nil || errY != nil || x != y {
 		t.Errorf("two buckets, %v, %v", errX, errY)
+	}
+	u, errU := one.Stores(t.Context())
+	v, errV := two.Stores(t.Context())
+	if errU != nil || errV != nil || u != v {
+		t.Errorf("two identity stores, %v, %v", errU, errV)
 	}
 	if err := p.Close(t.Context()); err != nil {
 		t.Error(err)

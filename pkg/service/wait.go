@@ -28,10 +28,10 @@ func (p *Process) Prepare(ctx context.Context, topologies ...schemas.Topology) e
 		return fmt.Errorf("opening Kafka client: %w", err)
 	}
 	defer client.Close()
-	if err := p.await(ctx, "kafka", kafka, client.Ping); err != nil {
+	if err := p.await(ctx, "kafka", kafka, 5*time.Second, client.Ping); err != nil {
 		return err
 	}
-	if err := p.await(ctx, "registry", registry, func(ctx context.Context) error {
+	if err := p.await(ctx, "registry", registry, 5*time.Second, func(ctx context.Context) error {
 		return pingRegistry(ctx, p.Config.Registry.URL)
 	}); err != nil {
 		return err
@@ -53,11 +53,11 @@ func (p *Process) Prepare(ctx context.Context, topologies ...schemas.Topology) e
 	return nil
 }
 
-// await repeats try, with pauses from 100 ms to 5 s, until it succeeds or ctx ends.
-func (p *Process) await(ctx context.Context, what string, check *Check, try func(context.Context) error) error {
+// await repeats try, each time for no longer than limit, with pauses from 100 ms to 5 s, until it succeeds or ctx ends.
+func (p *Process) await(ctx context.Context, what string, check *Check, limit time.Duration, try func(context.Context) error) error {
 	pause := 100 * time.Millisecond
 	for {
-		attempt, cancel := context.WithTimeout(ctx, 5*time.Second)
+		attempt, cancel := context.WithTimeout(ctx, limit)
 		err := try(attempt)
 		cancel()
 		if err == nil {
