@@ -128,8 +128,8 @@ func TestSchemasAgainstRegistry(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused := other.run(t, "schemas", "register")
-	refused.fails(t, 1, "1 schemas cannot read", "make a new topic")
-	if !strings.Contains(refused.out, "usage.events-value: schema usage_event is refused") || !strings.Contains(refused.out, "usage.limits-value: schema limit_state has id") {
+	refused.fails(t, 1, "cannot read what earlier versions wrote", "make a new topic")
+	if !strings.Contains(refused.out, "incompatible") || !strings.Contains(refused.out, "usage.events-value") || !strings.Contains(refused.out, "usage.limits-value: schema limit_state has id") {
 		t.Errorf("printed %s", refused.out)
 	}
 }
