@@ -11,7 +11,7 @@ import (
 )
 
 // Exec runs a command with the set's addresses in its environment and its output passed on, and returns its exit code.
-// When ctx ends, the command and all it started get SIGTERM, and SIGKILL 20 seconds later. The error says that the command could
+// When ctx ends, the command and all it started get SIGTERM, and SIGKILL a minute later. The error says that the command could
 // not be run, was interrupted, or that a server ended by itself meanwhile, which explains the command's failure.
 func Exec(ctx context.Context, set *Set, command []string) (code int, err error) {
 	cmd := exec.Command(command[0], command[1:]...)

@@ -17,7 +17,7 @@ import (
 )
 
 const (
-	stopGrace   = 20 * time.Second       // from SIGTERM to SIGKILL
+	stopGrace   = 60 * time.Second       // from SIGTERM to SIGKILL
 	killWait    = 10 * time.Second       // from SIGKILL until the kernel has reaped the process
 	readyPoll   = 100 * time.Millisecond // between two readiness requests
 	readyTry    = 5 * time.Second        // limit of one readiness request
@@ -227,7 +227,7 @@ func (p *Process) kill9() error {
 	return nil
 }
 
-// Stop ends the process in good order and returns when it is gone; past 20 seconds it is killed, which is an error. Its
+// Stop ends the process in good order and returns when it is gone; past a minute it is killed, which is an error. Its
 // data stays.
 func (p *Process) Stop() error {
 	p.mu.Lock()
