@@ -484,7 +484,7 @@ func TestRequestFromATransaction(t *testing.T) {
 	r := newRig(t)
 	r.coordinator()
 	r.worker()
-	c, err := kgo.NewClient(kgo.SeedBrokers(r.brokers...), kgo.TransactionalID("requester"))
+	c, err := kgo.NewClient(kgo.SeedBrokers(r.brokers...), kgo.TransactionalID("requester"), kgo.UnknownTopicRetries(100))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -595,7 +595,7 @@ func TestRequestInTheWrongPartition(t *testing.T) {
 	r.coordinator()
 	r.worker()
 	wrong := (partitionOf("j", 4) + 1) % 4
-	manual, err := kgo.NewClient(kgo.SeedBrokers(r.brokers...), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	manual, err := kgo.NewClient(kgo.SeedBrokers(r.brokers...), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.UnknownTopicRetries(100))
 	if err != nil {
 		t.Fatal(err)
 	}

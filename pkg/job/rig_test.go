@@ -101,7 +101,8 @@ func wire(r *rig) *rig {
 	r.refused, r.runs = map[string]bool{}, map[string]int{}
 	r.kind = r.sum()
 	var err error
-	if r.client, err = kgo.NewClient(kgo.SeedBrokers(r.brokers...), kgo.MetadataMinAge(200*time.Millisecond)); err != nil {
+	if r.client, err = kgo.NewClient(kgo.SeedBrokers(r.brokers...), kgo.MetadataMinAge(200*time.Millisecond),
+		kgo.UnknownTopicRetries(100)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.client.Close)
