@@ -1,0 +1,25 @@
+package usageaggregator
+
+import "databus/schemas"
+
+// Name of the service and of its consumer group.
+const Name = "usage-aggregator"
+
+// Topology is the service's place in the data flow.
+func Topology() schemas.Topology {
+	return schemas.Topology{Service: Name, Edges: []schemas.Edge{
+		{Kind: schemas.Source, Topic: schemas.UsageEvents, Group: Name, Doc: "events to count"},
+		{Kind: schemas.Table, Topic: schemas.UsageContracts, Group: Name, Doc: "time zones and periods of accounts"},
+		{Kind: schemas.Changelog, Topic: schemas.UsageAggregatorChangelog, Doc: "counts, contracts and ids seen"},
+		{Kind: schemas.Sink, Topic: schemas.UsageCounts, Doc: "one event per changed count and transaction"},
+		{Kind: schemas.DeadLetter, Topic: schemas.MustLookup(schemas.UsageEvents).DeadLetter()},
+		{Kind: schemas.DeadLetter, Topic: schemas.MustLookup(schemas.UsageContracts).DeadLetter()},
+	}}
+}
+
+// State stores.
+const (
+	storeCounts    = "counts"    // account/pack/period -> count
+	storeContracts = "contracts" // account -> Contract in Avro
+	storeSeen      = "seen"      // bucket of append time/account/event id -> append time in ms
+)
