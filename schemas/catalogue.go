@@ -109,7 +109,7 @@ func Catalogue() []Topic {
 			Producers: []string{"rebuilder", "catchup", "cli"}, Consumers: []string{"ingest", "rebuilder", "catchup"},
 			Doc: "Versions of the serving database and which one serves."},
 		{Name: ArchiveFiles, Key: "topic/partition/first offset", PartitionBy: 2, Schema: "archive_file", Partitions: 8, Cleanup: Compact,
-			Producers: []string{"archiver"}, Consumers: []string{"rebuilder", "cli"},
+			Producers: []string{"archiver"}, Consumers: []string{"rebuilder", "catchup", "cli"},
 			Doc: "The archive's manifest: one event per object."},
 		{Name: RebuildRequests, Key: "job id", Schema: "rebuild_request", Partitions: 4, Cleanup: Delete, Retention: 30 * day,
 			Producers: []string{"api", "cli"}, Consumers: []string{"rebuilder"}, DeadLetters: true, Doc: "Asks for a new database version."},

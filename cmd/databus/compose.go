@@ -3,12 +3,17 @@ package main
 import (
 	"slices"
 
+	"databus/cmd/databus/internal/local"
 	"databus/schemas"
 )
 
 // services returns the topologies that the services declare themselves.
 func services() []schemas.Topology {
-	return []schemas.Topology{}
+	var all []schemas.Topology
+	for _, s := range local.Services() {
+		all = append(all, s.Topology())
+	}
+	return all
 }
 
 // topologies returns the place of everybody in the data flow, in the order in which data flows: what services declare,

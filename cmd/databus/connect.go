@@ -21,6 +21,7 @@ import (
 
 // Addresses used when neither flags, environment nor a running `databus dev` name others.
 const (
+	defaultDir      = "data"
 	defaultBroker   = "127.0.0.1:9092"
 	defaultRegistry = "http://127.0.0.1:8081"
 )
@@ -29,7 +30,7 @@ const (
 type Globals struct {
 	Brokers  []string `env:"DATABUS_BROKERS" placeholder:"HOST:PORT" help:"Kafka brokers to start from; default: those of the running 'databus dev', else 127.0.0.1:9092."`
 	Registry string   `env:"DATABUS_REGISTRY" placeholder:"URL" help:"Base URL of the schema registry's Confluent API; default: that of the running 'databus dev', else http://127.0.0.1:8081."`
-	Dir      string   `env:"DATABUS_DIR" default:"data" placeholder:"DIR" help:"Directory of 'databus dev' (default: ./data)."`
+	Dir      string   `env:"DATABUS_DIR" default:"${default_dir}" placeholder:"DIR" help:"Directory of 'databus dev' (default: ./data)."`
 
 	In  io.Reader `kong:"-"`
 	Out io.Writer `kong:"-"`

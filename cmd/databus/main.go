@@ -27,6 +27,9 @@ import (
 type cli struct {
 	Globals
 
+	Demo       demoCmd       `cmd:"" help:"Play the whole main job once and print what came out."`
+	Dev        devCmd        `cmd:"" help:"Run every service in this process, on embedded parts or real servers."`
+	Init       initCmd       `cmd:"" help:"Prepare servers: topics, schemas, the first graph and the first database."`
 	Produce    produceCmd    `cmd:"" help:"Produce events to a topic: JSON in, Avro out."`
 	Consume    consumeCmd    `cmd:"" help:"Read events of a topic: Avro in, JSON out."`
 	Topics     topicsCmd     `cmd:"" help:"Create, list and check the catalogue's topics."`
@@ -99,6 +102,7 @@ func newParser(ctx context.Context, c *cli) (*kong.Kong, error) {
 		kong.Name("databus"),
 		kong.Description(description),
 		kong.Writers(c.Out, c.Err),
+		kong.Vars{"default_dir": defaultDir},
 		kong.Exit(func(code int) { panic(exit(code)) }),
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),

@@ -14,9 +14,6 @@ type schemasCmd struct {
 	Check    schemasCheckCmd    `cmd:"" help:"Check that the schemas can read what earlier ones wrote."`
 }
 
-// compatibility is the level of every subject: a new schema reads what all earlier ones wrote.
-const compatibility = "BACKWARD_TRANSITIVE"
-
 type schemasRegisterCmd struct{}
 
 func (schemasRegisterCmd) Help() string {
@@ -36,29 +33,14 @@ func (schemasRegisterCmd) Run(ctx context.Context, g *Globals) error {
 	if err != nil {
 		return err
 	}
-	refused := 0
-	for _, t := range schemas.Catalogue() {
-		if t.Schema == "" {
-			continue
-		}
-		if err := registry.SetCompatibility(ctx, t.Subject(), compatibility); err != nil {
-			return g.registryHint(err)
-		}
-		id, err := registry.Register(ctx, t.Subject(), t.AvroSchema())
-		if errors.Is(err, codec.ErrIncompatible) {
-			refused++
-			fmt.Fprintf(g.Out, "%s: schema %s is refused: %s\n", t.Subject(), t.Schema, oneLine(err))
-			continue
-		}
-		if err != nil {
-			return g.registryHint(err)
-		}
+	err = codec.RegisterCatalogue(ctx, registry, func(t schemas.Topic, id int) {
 		fmt.Fprintf(g.Out, "%s: schema %s has id %d\n", t.Subject(), t.Schema, id)
+	})
+	if errors.Is(err, codec.ErrIncompatible) {
+		fmt.Fprintln(g.Out, err)
+		return fmt.Errorf("some schemas cannot read what earlier versions wrote, and are not registered; %s", advice)
 	}
-	if refused > 0 {
-		return fmt.Errorf("%d schemas cannot read what earlier versions wrote, and are not registered; %s", refused, advice)
-	}
-	return nil
+	return g.registryHint(err)
 }
 
 // advice is what somebody does about an incompatible schema.

@@ -295,7 +295,7 @@ type CatchupRequest struct {
 	JobID string `avro:"job_id"`
 	// Database version to bring up to date.
 	DatabaseVersion string `avro:"database_version"`
-	// TRIGGER: at the end of each partition when the request was planned; FOLLOW: until cancelled.
+	// TRIGGER: at the end of each partition when the request was planned; FOLLOW: the same, after which the appliers of ingest follow the version without end.
 	Until CatchupUntil `avro:"until"`
 	// True cancels the job with this id.
 	Cancel bool `avro:"cancel"`
@@ -311,7 +311,7 @@ type CatchupResult struct {
 	Number int32 `avro:"number"`
 	// Whether the task was done.
 	Ok bool `avro:"ok"`
-	// Partition of databus.records.
+	// Partition of databus.records; -1 for the last task.
 	Partition int32 `avro:"partition"`
 	// First offset that was read.
 	From int64 `avro:"from"`
@@ -337,11 +337,11 @@ type CatchupTask struct {
 	Number int32 `avro:"number"`
 	// Database version concerned.
 	DatabaseVersion string `avro:"database_version"`
-	// Partition of databus.records.
+	// Partition of databus.records; -1 for the last task, which announces the database.
 	Partition int32 `avro:"partition"`
 	// First offset to read.
 	From int64 `avro:"from"`
-	// End at the trigger (exclusive); -1 to follow.
+	// End at the trigger (exclusive).
 	To int64 `avro:"to"`
 }
 
@@ -709,9 +709,9 @@ type RebuildTask struct {
 	Keyspace string `avro:"keyspace"`
 	// Graph to resolve with.
 	GraphVersion string `avro:"graph_version"`
-	// Partition of databus.records.
+	// Partition of databus.records; -1 for the last task, which verifies the database and announces it.
 	Partition int32 `avro:"partition"`
-	// Frontier: the files of the partition below this offset are read.
+	// Frontier: the files of the partition below this offset are read; 0 for the last task.
 	Next int64 `avro:"next"`
 	// Epoch of databus.records.
 	Epoch int32 `avro:"epoch"`

@@ -9,6 +9,8 @@ import (
 
 // Config of the service, beside what every service has.
 type Config struct {
+	// Region is where phone numbers without a country code belong.
+	Region   string `doc:"Country (ISO 3166, two letters) of phone numbers without a country code."`
 	API      APIConfig
 	Applier  ApplierConfig
 	Requests LoopConfig
@@ -44,6 +46,7 @@ type LoopConfig struct {
 // Default returns the defaults.
 func Default() Config {
 	return Config{
+		Region: "US",
 		API: APIConfig{
 			Listen: "127.0.0.1:8080", MaxBody: 256 << 10, MaxBatch: 10_000, Timeout: 10 * time.Second, BatchTimeout: 5 * time.Minute,
 			Linger: 2 * time.Millisecond, LookupLimit: 100, WhenNotCaughtUp: "open",

@@ -1,10 +1,12 @@
 package load
 
 import (
+	"bytes"
 	"encoding/csv"
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 )
@@ -71,6 +73,25 @@ func NewCSV(in io.Reader, m Mapping) (*CSV, error) {
 			return nil, fmt.Errorf("the CSV file has no column %q for field %s; it has %s", column, field, strings.Join(names, ", "))
 		}
 		c.columns[i] = field
+	}
+	return c, nil
+}
+
+// OpenCSV reads a file, whole: a customer list is small beside what it becomes. Without a record id in the mapping the
+// first column is taken for it.
+func OpenCSV(path string, m Mapping) (*CSV, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading CSV: %w", err)
+	}
+	if m.RecordID == "" {
+		line, _, _ := strings.Cut(string(b), "\n")
+		m.RecordID, _, _ = strings.Cut(line, ",")
+		m.RecordID = strings.TrimSpace(m.RecordID)
+	}
+	c, err := NewCSV(bytes.NewReader(b), m)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	return c, nil
 }

@@ -43,6 +43,14 @@ type Summary struct {
 	Problems []string
 	// Ends are the ends of the Databus partitions behind the newest accepted record of each, by partition.
 	Ends map[int32]int64
+	// ByAccount counts the accepted records of each account.
+	ByAccount map[string]int64
+}
+
+// An answer is the result of one record of an account.
+type answer struct {
+	account string
+	client.Result
 }
 
 // lane is the records of one worker, by account.
@@ -58,7 +66,7 @@ func Run(ctx context.Context, source Source, o Options) (Summary, error) {
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	lanes := make([]lane, o.Parallel)
-	results := make(chan client.Result, o.Batch)
+	results := make(chan answer, o.Batch)
 	var sent atomic.Int64
 	for i := range lanes {
 		lanes[i] = make(lane, o.Batch)
@@ -86,7 +94,7 @@ func Run(ctx context.Context, source Source, o Options) (Summary, error) {
 		}
 	})
 	var (
-		sum  = Summary{Ends: map[int32]int64{}}
+		sum  = Summary{Ends: map[int32]int64{}, ByAccount: map[string]int64{}}
 		seen = map[string]bool{}
 		done = make(chan struct{})
 	)
@@ -102,6 +110,7 @@ func Run(ctx context.Context, source Source, o Options) (Summary, error) {
 				continue
 			}
 			sum.Accepted++
+			sum.ByAccount[r.account]++
 			if len(r.Warnings) > 0 {
 				sum.Warnings++
 			}
@@ -122,7 +131,7 @@ func laneOf(r Record, lanes int) int {
 }
 
 // work sends a lane's records in batches of one account each.
-func work(ctx context.Context, in lane, o Options, results chan<- client.Result, sent *atomic.Int64) error {
+func work(ctx context.Context, in lane, o Options, results chan<- answer, sent *atomic.Int64) error {
 	pending := map[string][]client.Record{}
 	flush := func(account string) error {
 		batch := pending[account]
@@ -136,7 +145,7 @@ func work(ctx context.Context, in lane, o Options, results chan<- client.Result,
 		}
 		sent.Add(int64(len(batch)))
 		for _, r := range out {
-			results <- r
+			results <- answer{account, r}
 		}
 		if o.Progress != nil {
 			o.Progress(len(batch))

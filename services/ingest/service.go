@@ -1,0 +1,209 @@
+package ingest
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"path/filepath"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+	"golang.org/x/sync/errgroup"
+
+	"databus/pkg/identity"
+	"databus/pkg/limits"
+	"databus/pkg/seal"
+	"databus/pkg/service"
+	"databus/pkg/stream"
+	"databus/pkg/usage"
+	"databus/schemas"
+	"databus/schemas/codec"
+	"databus/schemas/event"
+)
+
+// Definition is the service as a value.
+func Definition() service.Definition[Config] {
+	return service.Definition[Config]{
+		Name:     Name,
+		Summary:  "resolves customers' records to persons, seals them onto the Databus and keeps the serving database",
+		Topology: Topology(),
+		Default:  Default,
+		New:      New,
+	}
+}
+
+// Service is a constructed ingest.
+type Service struct {
+	env *service.Env
+	cfg Config
+
+	resolver  *identity.Resolver
+	opener    *seal.RequestOpener
+	databases *identity.Databases
+	graphs    *identity.Graphs
+	stores    identity.Stores
+
+	records      *codec.Serde[event.DatabusRecord]
+	requests     *codec.Serde[event.ResolveRequest]
+	resolutions  *codec.Serde[event.Resolution]
+	observations *codec.Serde[event.Observation]
+	customers    *codec.Embedded[event.CustomerRecord]
+
+	metrics  *metrics
+	listener net.Listener
+}
+
+// New opens what the service works with. The API's address is taken here, so that a wrong one is found at the start.
+func New(ctx context.Context, env *service.Env, cfg Config) (service.Runner, error) {
+	s := &Service{
+		env: env, cfg: cfg,
+		records:      codec.For[event.DatabusRecord](env.Codec, schemas.DatabusRecords),
+		requests:     codec.For[event.ResolveRequest](env.Codec, schemas.IdentityRequests),
+		resolutions:  codec.For[event.Resolution](env.Codec, schemas.IdentityResolutions),
+		observations: codec.For[event.Observation](env.Codec, schemas.IdentityObservations),
+		customers:    codec.ForEmbedded[event.CustomerRecord]("customer_record"),
+	}
+	keys, err := env.Keys()
+	if err != nil {
+		return nil, err
+	}
+	if s.opener, err = keys.RequestOpener(); err != nil {
+		return nil, err
+	}
+	keyring, err := env.Keyring(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if s.resolver, err = identity.NewResolver(keys, keyring, cfg.Region); err != nil {
+		return nil, err
+	}
+	if s.stores, err = env.Stores(ctx); err != nil {
+		return nil, err
+	}
+	bucket, err := env.Bucket(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if s.databases, err = identity.FollowDatabases(ctx, env.KafkaOpts(), env.Codec, env.Log); err != nil {
+		return nil, err
+	}
+	if s.graphs, err = identity.FollowGraphs(ctx, env.KafkaOpts(), env.Codec, bucket, env.Log); err != nil {
+		s.databases.Close()
+		return nil, err
+	}
+	if s.metrics, err = newMetrics(env.Metrics); err != nil {
+		s.close()
+		return nil, err
+	}
+	if s.listener, err = net.Listen("tcp", cfg.API.Listen); err != nil {
+		s.close()
+		return nil, fmt.Errorf("opening the API's port: %w; set api.listen to a free address", err)
+	}
+	return s, nil
+}
+
+func (s *Service) close() {
+	s.databases.Close()
+	s.graphs.Close()
+	if s.listener != nil {
+		_ = s.listener.Close() // closed by the server already, if it ran
+	}
+}
+
+// Run serves the API and runs the loops until ctx is done. The API stops first, so that no call is cut off.
+func (s *Service) Run(ctx context.Context) error {
+	defer s.close()
+	ready := s.env.Health.Register("tables")
+	if err := s.tables(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	ready.Set(true, "")
+
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.serveAPI(ctx) })
+	if s.cfg.Requests.Enabled {
+		g.Go(func() error { return s.runLoop(ctx, requestsGroup, s.cfg.Requests, s.requestLoop()) })
+	}
+	if s.cfg.Evidence.Enabled {
+		g.Go(func() error { return s.runLoop(ctx, evidenceGroup, s.cfg.Evidence, s.evidenceLoop()) })
+	}
+	if s.cfg.Applier.Enabled {
+		g.Go(func() error { return s.runAppliers(ctx) })
+	}
+	return g.Wait()
+}
+
+// tables waits until the service knows databases and graphs as they were when it started.
+func (s *Service) tables(ctx context.Context) error {
+	if err := s.databases.Ready(ctx); err != nil {
+		return fmt.Errorf("reading %s: %w", schemas.DatabusDatabases, err)
+	}
+	if err := s.graphs.Ready(ctx); err != nil {
+		return fmt.Errorf("reading %s: %w", schemas.IdentityGraphs, err)
+	}
+	return nil
+}
+
+// A loop is one exactly-once topology of the service.
+type loop struct {
+	stores   []string
+	handlers func(partition int32) stream.Handlers
+}
+
+func (s *Service) runLoop(ctx context.Context, group string, cfg LoopConfig, l loop) error {
+	check := s.env.Health.Register(group)
+	runtime, err := stream.New(stream.Options{
+		Topology: s.loopTopology(group, len(l.stores) > 0), Group: group, Stores: l.stores, Handlers: l.handlers,
+		Instance: s.env.Instance, TransactionalSuffix: s.env.TransactionalSuffix,
+		Kafka: s.env.KafkaOpts(), Codec: s.env.Codec, StateDir: filepath.Join(s.env.StateDir, group),
+		CommitInterval: cfg.CommitInterval, StuckAfter: s.env.StuckAfter,
+		Log: s.env.Log, Metrics: s.env.Metrics, Health: check.Set,
+	})
+	if err != nil {
+		return err
+	}
+	return runtime.Run(ctx)
+}
+
+// loopTopology is the part of the service's topology that one loop is about.
+func (s *Service) loopTopology(group string, stateful bool) schemas.Topology {
+	t := schemas.Topology{Service: Name}
+	for _, e := range Topology().Edges {
+		switch {
+		case e.Kind == schemas.Source && e.Group != group, e.Kind == schemas.Table, e.Kind == schemas.Changelog && !stateful:
+		default:
+			t.Edges = append(t.Edges, e)
+		}
+	}
+	return t
+}
+
+// limitsView follows the accounts' limits.
+func (s *Service) limitsView(ctx context.Context) (*limits.View, error) {
+	return limits.NewView(ctx, limits.Options{Kafka: s.env.KafkaOpts(), Codec: s.env.Codec, Open: s.cfg.API.WhenNotCaughtUp == "open", Metrics: s.env.Metrics, Log: s.env.Log})
+}
+
+// usageProducer emits the service's own usage events.
+func (s *Service) usageProducer() (*usage.Producer, error) {
+	return usage.NewProducer(usage.Options{Kafka: s.env.KafkaOpts(), Codec: s.env.Codec, Metrics: s.env.Metrics, Log: s.env.Log})
+}
+
+// newProducer makes the API's idempotent producer: acks=all, so that an answer means the record is on the Databus.
+func (s *Service) newProducer() (*kgo.Client, error) {
+	client, err := kgo.NewClient(s.env.KafkaOpts(
+		kgo.ProducerLinger(s.cfg.API.Linger),
+		kgo.RecordDeliveryTimeout(s.cfg.API.Timeout),
+		kgo.MaxBufferedRecords(50_000),
+		kgo.MaxBufferedBytes(64<<20),
+	)...)
+	if err != nil {
+		return nil, fmt.Errorf("making the API's producer: %w", err)
+	}
+	return client, nil
+}
+
+// drainTimeout is how long calls may take to finish once the service was asked to stop.
+func (s *Service) drainTimeout() time.Duration { return s.env.DrainTimeout / 2 }
