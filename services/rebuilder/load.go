@@ -1,0 +1,203 @@
+package rebuilder
+
+import (
+	"context"
+	"fmt"
+
+	"databus/pkg/graph"
+	"databus/pkg/history"
+	"databus/pkg/identity"
+	"databus/pkg/job"
+	"databus/schemas/event"
+)
+
+// load is a task of stage 0: one partition's rows.
+func (r *Rebuilder) load(ctx context.Context, task *event.RebuildTask, result *event.RebuildResult) error {
+	if _, err := r.own(ctx, task); err != nil {
+		return err
+	}
+	if err := r.keyring.Ready(ctx); err != nil {
+		return fmt.Errorf("reading the data keys: %w", err)
+	}
+	g, err := r.graphs.Graph(ctx, task.GraphVersion)
+	if err != nil {
+		return err
+	}
+	if err := r.manifest.CaughtUp(ctx); err != nil {
+		return err
+	}
+	chain, err := r.manifest.Chain(task.Partition, 0)
+	if err == nil {
+		chain, err = chain.Until(task.Next)
+	}
+	if err != nil {
+		return err
+	}
+	store, err := r.stores.Keyspace(task.Keyspace)
+	if err != nil {
+		return err
+	}
+	l := &loader{r: r, task: task, chain: chain, graph: g, store: store}
+	if err := l.load(ctx); err != nil {
+		return fmt.Errorf("rebuilding partition %d: %w", task.Partition, err)
+	}
+	*result = l.count(*result)
+	r.log.Info("partition rebuilt", "job", task.JobID, "partition", task.Partition, "records", result.Records,
+		"winners", result.Winners, "repeats", result.Repeats, "dead", result.Dead)
+	return nil
+}
+
+// own checks that the version is still this job's and not given up.
+func (r *Rebuilder) own(ctx context.Context, task *event.RebuildTask) (event.DatabaseVersion, error) {
+	if err := r.databases.CaughtUp(ctx); err != nil {
+		return event.DatabaseVersion{}, err
+	}
+	v, ok := r.databases.Get(task.DatabaseVersion)
+	switch {
+	case !ok || v.JobID != task.JobID || v.Keyspace != task.Keyspace:
+		return v, job.Permanent(fmt.Errorf("database version %s is not this job's any more; another job took its id", task.DatabaseVersion))
+	case v.State == event.DatabaseStateFailed || v.State == event.DatabaseStateRetired:
+		return v, job.Permanent(fmt.Errorf("database version %s is in state %s", task.DatabaseVersion, v.State))
+	}
+	return v, nil
+}
+
+// loader rebuilds one partition.
+type loader struct {
+	r     *Rebuilder
+	task  *event.RebuildTask
+	chain history.Chain
+	graph *graph.Graph
+	store identity.Store
+
+	chosen  map[recordKey]*candidate // of all rounds, the last one's choice
+	invalid int64
+	letters int64
+	rows    int64
+
+	batch []identity.Change
+	bytes int
+}
+
+func (l *loader) load(ctx context.Context) error {
+	c := newChooser()
+	for {
+		sum, err := l.read(ctx, func(in *identity.Input) error {
+			locked, err := l.locked(ctx, in)
+			c.add(in, locked)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		if l.chosen == nil {
+			l.chosen, l.invalid, l.letters = c.records, c.invalid, sum.DeadLetters
+		} else {
+			for key, candidate := range c.records {
+				l.chosen[key] = candidate
+			}
+		}
+		broken, err := l.write(ctx, c)
+		if err != nil || len(broken) == 0 {
+			return err
+		}
+		c = c.again(broken) // one version more is dead in each
+	}
+}
+
+// read gives the partition's versions, up to the frontier, to fn. What has no value breaks the model and is given as
+// an empty record.
+func (l *loader) read(ctx context.Context, fn func(*identity.Input) error) (history.Summary, error) {
+	return history.Read(ctx, l.r.bucket, l.chain, func(rec history.Record[event.DatabusRecord]) error {
+		if rec.Value == nil {
+			rec.Value = &event.DatabusRecord{}
+		}
+		return fn(&identity.Input{Record: rec.Value, Epoch: l.task.Epoch, Offset: rec.Offset, AppendTime: rec.Time})
+	})
+}
+
+// locked says that a version's key is revoked or never existed, which needs no opening.
+func (l *loader) locked(ctx context.Context, in *identity.Input) (bool, error) {
+	if in.Record.KeyID == "" {
+		return false, nil
+	}
+	_, err := l.r.keyring.Opener(ctx, in.Record.KeyID)
+	if err != nil && identity.IsDead(err) {
+		return true, nil
+	}
+	return false, err
+}
+
+// write is pass 2: it opens what the choice rests on and writes the rows of the chosen versions. It returns the records
+// of which a version did not open; nothing is written of those.
+func (l *loader) write(ctx context.Context, c *chooser) (map[recordKey]bool, error) {
+	broken := map[recordKey]bool{}
+	_, err := l.read(ctx, func(in *identity.Input) error {
+		key := recordKey{in.Record.Account, in.Record.RecordKey}
+		r := c.records[key]
+		if r == nil || c.dead[in.Offset] || !r.opens(in.Offset) {
+			return nil
+		}
+		row, err := l.r.rows.Row(ctx, l.graph, in)
+		if err != nil {
+			if !identity.IsDead(err) {
+				return fmt.Errorf("resolving offset %d: %w", in.Offset, err)
+			}
+			c.dead[in.Offset], broken[key] = true, true
+			return nil
+		}
+		if in.Offset != r.newest || broken[key] { // the newest comes last, so all others have opened
+			return nil
+		}
+		row.Recent = r.recent
+		return l.put(ctx, row)
+	})
+	if err == nil {
+		err = l.flush(ctx)
+	}
+	return broken, err
+}
+
+func (l *loader) put(ctx context.Context, row identity.Row) error {
+	l.batch = append(l.batch, identity.Change{New: row})
+	l.bytes += len(row.Sealed)
+	for _, t := range identity.Tables() {
+		if t.Holds(&row) {
+			l.rows++
+		}
+	}
+	if len(l.batch) >= l.r.cfg.BatchRows || l.bytes >= l.r.cfg.BatchBytes {
+		return l.flush(ctx)
+	}
+	return nil
+}
+
+func (l *loader) flush(ctx context.Context) error {
+	if len(l.batch) == 0 {
+		return nil
+	}
+	if err := l.store.Apply(ctx, l.batch); err != nil {
+		return fmt.Errorf("writing to keyspace %s: %w", l.store.Keyspace(), err)
+	}
+	l.r.metrics.rows.Add(float64(len(l.batch)))
+	clear(l.batch)
+	l.batch, l.bytes = l.batch[:0], 0
+	return nil
+}
+
+// count fills a result with the sums.
+func (l *loader) count(result event.RebuildResult) event.RebuildResult {
+	result.Dead = l.invalid + l.letters
+	result.Records = result.Dead
+	result.Rows = l.rows
+	for _, r := range l.chosen {
+		result.Records += r.records
+		result.Repeats += r.repeats
+		result.Dead += r.dead
+		if r.newest >= 0 {
+			result.Winners++
+			result.Superseded += r.records - r.repeats - r.dead - 1
+		}
+	}
+	return result
+}
