@@ -163,6 +163,7 @@ func TestCoordinatorKilledInEveryState(t *testing.T) {
 		t.Run(m.before+" before, "+m.name, func(t *testing.T) {
 			t.Parallel()
 			r := newFaultyRig(t)
+			r.session = time.Second
 			var refused []string
 			for i, topic := range []string{r.topics.Table, r.topics.Tasks, r.topics.Events} {
 				if m.refused&(1<<i) != 0 {
@@ -221,6 +222,7 @@ func TestCoordinatorKilledInEveryState(t *testing.T) {
 func TestWorkerKilledInTheMiddleOfATask(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
+	r.session = time.Second
 	hold := make(chan struct{})
 	r.set(func() { r.hold = hold })
 	r.coordinator()
@@ -260,7 +262,7 @@ func TestRepeatedRequest(t *testing.T) {
 	first, _, _ := r.view.Get("j")
 
 	r.request("j", sumRequest{N: 50}) // another request under the same id is a repeat too
-	r.eventually("the end said again", func() bool { n, _ := r.events("j"); return n["COMPLETED/3"] == 2 })
+	r.eventually("the end said again", func() bool { n, _ := r.events("j"); return n["COMPLETED/3"] >= 2 })
 	r.expectSum("j", 3)
 	again, _, _ := r.view.Get("j")
 	if !again.UpdatedAt.Equal(first.UpdatedAt) || string(again.Request) != string(first.Request) {
@@ -285,7 +287,7 @@ func TestCancel(t *testing.T) {
 	s := r.phase("j", "CANCELLED")
 	r.request("j", sumRequest{Cancel: true})
 	r.request("unknown", sumRequest{Cancel: true})
-	r.eventually("the end said again", func() bool { n, _ := r.events("j"); return n["CANCELLED/3"] == 2 })
+	r.eventually("the end said again", func() bool { n, _ := r.events("j"); return n["CANCELLED/3"] >= 2 })
 
 	// The running task is let go and the queued ones do not start: a later job gets its turn.
 	r.set(func() { r.hold = nil })
@@ -392,6 +394,7 @@ func TestRowsStayBelowTheirLimit(t *testing.T) {
 func TestPoisonedTask(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
+	r.session = time.Second
 	stuck := make(chan struct{})
 	defer close(stuck)
 	r.set(func() {
@@ -420,6 +423,7 @@ func TestPoisonedTask(t *testing.T) {
 func TestTwoCoordinatorsShareThePartitions(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
+	r.session = time.Second
 	first, second := r.coordinator(), r.coordinator()
 	r.worker()
 	r.eventually("both ready", func() bool { return first.ready() && second.ready() })
@@ -548,6 +552,7 @@ func TestPlanInterrupted(t *testing.T) {
 func TestMarksAreInOrder(t *testing.T) {
 	t.Parallel()
 	r := newFaultyRig(t)
+	r.session = time.Second
 	first := r.coordinator()
 	r.refuse(r.topics.Tasks)
 	r.request("j", sumRequest{N: 3})

@@ -33,6 +33,7 @@ type rig struct {
 	rows    Codec
 	kind    Kind
 	admin   *kadm.Client
+	session time.Duration // of group members; short only where a member is killed, or a slow machine would lose others
 	client  *kgo.Client
 	view    *View
 
@@ -99,7 +100,7 @@ func wire(r *rig) *rig {
 		Table: name + "-table", DeadLetters: true,
 	}
 	r.refused, r.runs = map[string]bool{}, map[string]int{}
-	r.kind = r.sum()
+	r.kind, r.session = r.sum(), 10*time.Second
 	var err error
 	if r.client, err = kgo.NewClient(kgo.SeedBrokers(r.brokers...), kgo.MetadataMinAge(200*time.Millisecond),
 		kgo.UnknownTopicRetries(100)); err != nil {
@@ -274,7 +275,7 @@ func (r *rig) options() Options {
 		level = slog.LevelDebug
 	}
 	return Options{
-		Brokers: r.brokers, Codec: r.rows, SessionTimeout: time.Second,
+		Brokers: r.brokers, Codec: r.rows, SessionTimeout: r.session,
 		Log:          slog.New(slog.NewTextHandler(r.t.Output(), &slog.HandlerOptions{Level: level})),
 		RetryBackoff: 10 * time.Millisecond,
 	}
