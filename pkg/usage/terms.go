@@ -129,8 +129,10 @@ func (t *Terms) Limit(pack, periodID string, start time.Time) *event.ContractPac
 	if t == nil || !ok {
 		return nil
 	}
-	if p, ok := t.Period(kind, start); !ok || p.ID != periodID {
-		return nil
+	if kind == event.PeriodContractMonth || kind == event.PeriodContractYear {
+		if p, ok := t.Period(kind, start); !ok || p.ID != periodID {
+			return nil
+		}
 	}
 	for i := range t.Contract.Packs {
 		if l := &t.Contract.Packs[i]; l.Pack == pack && l.Period == kind {

@@ -1,0 +1,245 @@
+package limiter
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"databus/pkg/stream"
+	"databus/pkg/usage"
+	"databus/schemas"
+	"databus/schemas/event"
+)
+
+// maxTerms bounds the contracts that a partition keeps parsed.
+const maxTerms = 10_000
+
+// partition is what one partition remembers between calls. The runtime throws it away with every aborted transaction.
+type partition struct {
+	s     *Service
+	terms map[string]*usage.Terms // by account; nil for an account without contract
+	// states are the limits that the open transaction has changed, by key; nil where a limit does not exist any more.
+	states map[string]*event.LimitState
+	order  []string // keys in order of first change
+}
+
+func newPartition(s *Service) *partition {
+	return &partition{s: s, terms: map[string]*usage.Terms{}, states: map[string]*event.LimitState{}}
+}
+
+// onCount stores a count and compares it with its limit.
+func (p *partition) onCount(tx *stream.Tx, rec *kgo.Record) error {
+	if rec.Value == nil {
+		return nil // nobody deletes counts
+	}
+	var c event.UsageCount
+	if err := p.s.counts.Decode(tx.Context(), rec.Value, &c); err != nil {
+		return err
+	}
+	if schemas.JoinKey(c.Account, c.Pack, c.Period) != string(rec.Key) || !schemas.ValidAccount(c.Account) {
+		return stream.Poison("count: the record's key is not the count's")
+	}
+	if _, ok := usage.Kind(c.Period); !ok {
+		return stream.Poison("count: the period is of an unknown kind")
+	}
+	terms, err := p.contract(tx, c.Account)
+	if err != nil {
+		return err
+	}
+	row, err := p.s.storedCounts.Append(nil, &c)
+	if err != nil {
+		return err
+	}
+	tx.Put(storeCounts, rec.Key, row)
+	return p.compare(tx, rec, terms, &c)
+}
+
+// onContract stores a contract, unless an equal or newer version is known, and compares the account's counts with it. A
+// tombstone ends the contract.
+func (p *partition) onContract(tx *stream.Tx, rec *kgo.Record) error {
+	account := string(rec.Key)
+	if rec.Value == nil {
+		tx.Delete(storeContracts, rec.Key)
+		p.terms[account] = nil
+		return p.compareAll(tx, rec, account, nil)
+	}
+	var c event.Contract
+	if err := p.s.contracts.Decode(tx.Context(), rec.Value, &c); err != nil {
+		return err
+	}
+	terms, err := usage.NewTerms(c)
+	if err != nil {
+		return stream.Poison("contract: " + err.Error())
+	}
+	if c.Account != account {
+		return stream.Poison("contract: the record's key is not the account")
+	}
+	known, err := p.contract(tx, account)
+	if err != nil {
+		return err
+	}
+	if c.Version <= known.Version() {
+		return nil
+	}
+	row, err := p.s.storedContracts.Append(nil, &c)
+	if err != nil {
+		return err
+	}
+	tx.Put(storeContracts, rec.Key, row)
+	p.terms[account] = terms
+	return p.compareAll(tx, rec, account, terms)
+}
+
+func (p *partition) contract(tx *stream.Tx, account string) (*usage.Terms, error) {
+	if t, ok := p.terms[account]; ok {
+		return t, nil
+	}
+	row, err := tx.Get(storeContracts, []byte(account))
+	if err != nil {
+		return nil, err
+	}
+	if len(p.terms) >= maxTerms {
+		clear(p.terms)
+	}
+	var terms *usage.Terms
+	if row != nil {
+		var c event.Contract
+		if err := p.s.storedContracts.Decode(row, &c); err != nil {
+			return nil, fmt.Errorf("reading a stored contract: %w", err)
+		}
+		if terms, err = usage.NewTerms(c); err != nil {
+			return nil, fmt.Errorf("reading a stored contract: %w", err)
+		}
+	}
+	p.terms[account] = terms
+	return terms, nil
+}
+
+// compareAll compares every count of an account whose period has not ended with its new contract.
+func (p *partition) compareAll(tx *stream.Tx, cause *kgo.Record, account string, terms *usage.Terms) error {
+	var failed error
+	err := tx.Scan(storeCounts, []byte(account+"/"), func(_, row []byte) bool {
+		var c event.UsageCount
+		if err := p.s.storedCounts.Decode(row, &c); err != nil {
+			failed = fmt.Errorf("reading a stored count: %w", err)
+			return false
+		}
+		if c.PeriodEnd != nil && !c.PeriodEnd.After(cause.Timestamp) {
+			return true // history: what was announced about it stays
+		}
+		failed = p.compare(tx, cause, terms, &c)
+		return failed == nil
+	})
+	return errors.Join(err, failed)
+}
+
+// compare announces what the count crosses or falls below, and keeps the limit's state for finish.
+func (p *partition) compare(tx *stream.Tx, cause *kgo.Record, terms *usage.Terms, c *event.UsageCount) error {
+	key := []byte(schemas.JoinKey(c.Account, c.Pack, c.Period))
+	row, err := tx.Get(storeCrossed, key)
+	if err != nil {
+		return err
+	}
+	var before []threshold
+	var oldLimit int64
+	if row != nil {
+		if oldLimit, before, err = decodeCrossed(row); err != nil {
+			return err
+		}
+	}
+	limit := terms.Limit(c.Pack, c.Period, c.PeriodStart)
+	if limit == nil {
+		if row == nil {
+			return nil
+		}
+		// The contract dropped the limit: whoever acts on a crossed threshold must stop.
+		for _, t := range slices.Backward(before) {
+			if err := p.announce(tx, cause, terms, c, t, oldLimit, event.ThresholdEventKindReset); err != nil {
+				return err
+			}
+		}
+		tx.Delete(storeCrossed, key)
+		p.keep(string(key), nil)
+		return nil
+	}
+	used := c.Matched + c.Unmatched
+	all := levels(limit)
+	var now []threshold
+	for _, t := range all {
+		if used >= t.units(limit.Limit) {
+			now = append(now, t)
+		}
+	}
+	for _, t := range slices.Backward(before) {
+		if !slices.Contains(now, t) {
+			if err := p.announce(tx, cause, terms, c, t, limit.Limit, event.ThresholdEventKindReset); err != nil {
+				return err
+			}
+		}
+	}
+	for _, t := range now {
+		if !slices.Contains(before, t) {
+			if err := p.announce(tx, cause, terms, c, t, limit.Limit, event.ThresholdEventKindCrossed); err != nil {
+				return err
+			}
+		}
+	}
+	if row == nil || oldLimit != limit.Limit || !slices.Equal(before, now) {
+		tx.Put(storeCrossed, key, encodeCrossed(limit.Limit, now))
+	}
+	state := &event.LimitState{Account: c.Account, Pack: c.Pack, Period: c.Period, PeriodStart: c.PeriodStart, PeriodEnd: c.PeriodEnd,
+		Limit: limit.Limit, Used: used, Remaining: limit.Limit - used, State: event.LimitLevelOk, ContractVersion: terms.Version(),
+		ContractEndsAt: terms.Contract.EndsAt, UpdatedAt: micros(cause.Timestamp)}
+	if len(now) > 0 {
+		state.State = event.LimitLevelWarned
+	}
+	if used >= limit.Limit {
+		state.State = event.LimitLevelExceeded
+	}
+	p.keep(string(key), state)
+	return nil
+}
+
+func (p *partition) announce(tx *stream.Tx, cause *kgo.Record, terms *usage.Terms, c *event.UsageCount, t threshold, limit int64, kind event.ThresholdEventKind) error {
+	value, err := p.s.thresholds.Encode(tx.Context(), &event.ThresholdEvent{
+		Account: c.Account, Pack: c.Pack, Period: c.Period, PeriodStart: c.PeriodStart, PeriodEnd: c.PeriodEnd, Kind: kind,
+		ThresholdKind: t.measure(), ThresholdValue: t.value, ThresholdUnits: t.units(limit), Count: c.Matched + c.Unmatched, Limit: limit,
+		ContractVersion: terms.Version(), At: micros(cause.Timestamp),
+		CauseTopic: cause.Topic, CausePartition: cause.Partition, CauseOffset: cause.Offset,
+	})
+	if err != nil {
+		return err
+	}
+	tx.Emit(schemas.UsageThresholds, []byte(c.Account), value)
+	return nil
+}
+
+func (p *partition) keep(key string, state *event.LimitState) {
+	if _, ok := p.states[key]; !ok {
+		p.order = append(p.order, key)
+	}
+	p.states[key] = state
+}
+
+// finish emits the newest state of every limit that the transaction has changed.
+func (p *partition) finish(tx *stream.Tx) error {
+	for _, key := range p.order {
+		var value []byte // a tombstone where the limit is gone
+		if state := p.states[key]; state != nil {
+			var err error
+			if value, err = p.s.limits.Encode(tx.Context(), state); err != nil {
+				return err
+			}
+		}
+		tx.Emit(schemas.UsageLimits, []byte(key), value)
+	}
+	clear(p.states)
+	p.order = p.order[:0]
+	return nil
+}
+
+// micros cuts a moment to the precision of the events.
+func micros(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }
