@@ -1,0 +1,201 @@
+package limits
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"databus/pkg/embedded"
+	"databus/schemas"
+	"databus/schemas/codec"
+	"databus/schemas/event"
+)
+
+var noon = time.Date(2026, 11, 10, 12, 0, 0, 0, time.UTC)
+
+type bench struct {
+	t      *testing.T
+	opts   []kgo.Opt
+	client *kgo.Client
+	codec  *codec.Codec
+	now    time.Time
+}
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	stack := embedded.ForTest(t)
+	b := &bench{t: t, now: noon, opts: []kgo.Opt{kgo.SeedBrokers(stack.Broker.Seeds()...), kgo.FetchMaxWait(100 * time.Millisecond)}}
+	b.codec = codec.New(codec.NewRegistry(stack.Registry.URL()), codec.Options{RegisterSchemas: true})
+	var err error
+	if b.client, err = kgo.NewClient(b.opts...); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.client.Close)
+	resp, err := kadm.NewClient(b.client).CreateTopics(context.Background(), 4, 1, nil, schemas.UsageLimits)
+	if err := errors.Join(err, resp.Error()); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func (b *bench) view(open bool) *View {
+	b.t.Helper()
+	v, err := NewView(context.Background(), Options{Kafka: b.opts, Codec: b.codec, Open: open, Clock: func() time.Time { return b.now }})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.t.Cleanup(v.Close)
+	if err := v.Ready(context.Background()); err != nil {
+		b.t.Fatal(err)
+	}
+	return v
+}
+
+// send produces the state of a monthly limit, or of a total for month 0.
+func (b *bench) send(account, pack string, month time.Month, limit, used int64) {
+	b.t.Helper()
+	s := event.LimitState{Account: account, Pack: pack, Period: "total", PeriodStart: time.Unix(0, 0), Limit: limit, Used: used, Remaining: limit - used, State: event.LimitLevelOk, UpdatedAt: b.now}
+	if month != 0 {
+		end := time.Date(2026, month+1, 1, 0, 0, 0, 0, time.UTC)
+		s.Period, s.PeriodStart, s.PeriodEnd = fmt.Sprintf("month:2026-%02d", month), time.Date(2026, month, 1, 0, 0, 0, 0, time.UTC), &end
+	}
+	if used >= limit {
+		s.State = event.LimitLevelExceeded
+	}
+	v, err := codec.For[event.LimitState](b.codec, schemas.UsageLimits).Encode(context.Background(), &s)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	b.raw(account+"/"+pack+"/"+s.Period, v)
+}
+
+func (b *bench) raw(key string, value []byte) {
+	b.t.Helper()
+	if err := b.client.ProduceSync(context.Background(), &kgo.Record{Topic: schemas.UsageLimits, Key: []byte(key), Value: value}).FirstErr(); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+func TestDecisions(t *testing.T) {
+	b := newBench(t)
+	b.send("a", "person", 11, 100, 20)
+	b.send("a", "*", 11, 1000, 990)
+	b.send("a", "company", 11, 50, 50)
+	b.send("a", "company", 10, 50, 0)
+	b.send("b", "*", 0, 10, 10)
+	b.send("c", "person", 11, 10, 10)
+	b.raw("c/person/month:2026-11", nil)
+	b.raw("d/person/total", []byte("not avro"))
+	v := b.view(false)
+	for _, c := range []struct {
+		account, pack string
+		at            time.Time
+		want          Decision
+	}{
+		{"a", "person", noon, Decision{Allowed: true, Reason: Within, Pack: "*", Period: "month:2026-11", Limit: 1000, Remaining: 10, Reset: time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)}},
+		{"a", "company", noon, Decision{Reason: Exceeded, Pack: "company", Period: "month:2026-11", Limit: 50, Reset: time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)}},
+		{"a", "company", noon.AddDate(0, 1, 0), Decision{Allowed: true, Reason: Unlimited}}, // the period ended by the clock
+		{"b", "any", noon, Decision{Reason: Exceeded, Pack: "*", Period: "total", Limit: 10}},
+		{"c", "person", noon, Decision{Allowed: true, Reason: Unlimited}}, // the limit was dropped
+		{"d", "person", noon, Decision{Allowed: true, Reason: Unlimited}},
+		{"nobody", "person", noon, Decision{Allowed: true, Reason: Unlimited}},
+	} {
+		b.now = c.at
+		got := v.Allow(c.account, c.pack)
+		if !got.Reset.Equal(c.want.Reset) {
+			t.Errorf("%s %s: reset %v, want %v", c.account, c.pack, got.Reset, c.want.Reset)
+		}
+		got.Reset, c.want.Reset = time.Time{}, time.Time{}
+		if got != c.want {
+			t.Errorf("%s %s: %+v, want %+v", c.account, c.pack, got, c.want)
+		}
+	}
+	b.now = noon
+	b.send("a", "company", 11, 60, 50) // the limit was raised
+	for deadline := time.Now().Add(10 * time.Second); !v.Allow("a", "company").Allowed; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the raised limit does not arrive")
+		}
+	}
+	if n := testing.AllocsPerRun(1000, func() { v.Allow("a", "person") }); n != 0 {
+		t.Errorf("%v allocations a decision", n)
+	}
+}
+
+func TestNotCaughtUp(t *testing.T) {
+	for _, open := range []bool{true, false} {
+		b := newBench(t)
+		reg := prometheus.NewRegistry()
+		v, err := newView(Options{Codec: b.codec, Open: open, Metrics: reg}) // follows nothing
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := v.Allow("a", "p"); d.Allowed != open || d.Reason != NotCaughtUp {
+			t.Errorf("open=%v: %+v", open, d)
+		}
+		if n := testutil.ToFloat64(v.unknown.allowed) - testutil.ToFloat64(v.unknown.refused); (n > 0) != open {
+			t.Errorf("open=%v: not counted", open)
+		}
+	}
+}
+
+func TestMiddleware(t *testing.T) {
+	b := newBench(t)
+	b.send("rich", "person", 11, 100, 60)
+	b.send("poor", "person", 11, 100, 101)
+	guard := Guard{View: b.view(false), Account: func(r *http.Request) string { return r.Header.Get("Account") }, Pack: func(*http.Request) string { return "person" }}
+	h := guard.Wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+	call := func(account string) *http.Response {
+		req := httptest.NewRequest("GET", "/", nil)
+		req.Header.Set("Account", account)
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, req)
+		return w.Result()
+	}
+	toDecember := fmt.Sprint(int((20*24 + 12) * 3600))
+	if r := call("rich"); r.StatusCode != 204 || r.Header.Get("RateLimit-Limit") != "100" || r.Header.Get("RateLimit-Remaining") != "40" || r.Header.Get("RateLimit-Reset") != toDecember || r.Header.Get("Retry-After") != "" {
+		t.Errorf("rich: %d %v", r.StatusCode, r.Header)
+	}
+	r := call("poor")
+	if r.StatusCode != 429 || r.Header.Get("RateLimit-Remaining") != "0" || r.Header.Get("Retry-After") != toDecember || r.Header.Get("Content-Type") != "application/problem+json" {
+		t.Errorf("poor: %d %v", r.StatusCode, r.Header)
+	}
+	var p Problem
+	if err := json.NewDecoder(r.Body).Decode(&p); err != nil || p.Status != 429 || p.Period != "month:2026-11" || p.ResetsAt != "2026-12-01T00:00:00Z" {
+		t.Errorf("problem %+v, %v", p, err)
+	}
+	if r := call(""); r.StatusCode != 204 || r.Header.Get("RateLimit-Limit") != "" {
+		t.Errorf("nobody: %d %v", r.StatusCode, r.Header)
+	}
+}
+
+func BenchmarkAllow(b *testing.B) {
+	v, err := newView(Options{Codec: codec.New(nil, codec.Options{})})
+	if err != nil {
+		b.Fatal(err)
+	}
+	v.caughtUp.Store(true)
+	const accounts = 100_000
+	names := make([]string, accounts)
+	for i := range names {
+		names[i] = fmt.Sprint("acct-", i)
+		for _, pack := range []string{"person", "*"} {
+			v.put(names[i], names[i]+"/"+pack+"/total", &limit{pack: pack, period: "total", limit: 100, remaining: 50})
+		}
+	}
+	b.ReportAllocs()
+	b.ResetTimer()
+	for i := 0; b.Loop(); i++ {
+		v.Allow(names[i*7919%accounts], "person")
+	}
+}

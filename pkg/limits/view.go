@@ -1,0 +1,301 @@
+package limits
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"databus/pkg/follow"
+	"databus/schemas"
+	"databus/schemas/codec"
+	"databus/schemas/event"
+)
+
+// Options of a View.
+type Options struct {
+	// Kafka says where the brokers are; no option of a group.
+	Kafka []kgo.Opt
+	Codec *codec.Codec
+	// Open answers calls with yes until the view is caught up; else with no.
+	Open bool
+	// Clock is time.Now if nil.
+	Clock   func() time.Time
+	Metrics prometheus.Registerer
+	Log     *slog.Logger
+}
+
+// Reason says why a decision is what it is.
+type Reason uint8
+
+const (
+	Unlimited   Reason = iota // no limit of the account holds for the pack now
+	Within                    // the tightest limit is not reached
+	Exceeded                  // a limit is reached
+	NotCaughtUp               // the view does not know yet; the options decided
+)
+
+func (r Reason) String() string {
+	return [...]string{"unlimited", "within", "exceeded", "not caught up"}[r]
+}
+
+// Decision is the answer about one call.
+type Decision struct {
+	Allowed bool
+	Reason  Reason
+	// Pack and Period name the limit that decided: the one exceeded, else the one with the least remaining. Empty without.
+	Pack, Period string
+	// Limit and Remaining are in units; Remaining is negative where calls overshot.
+	Limit, Remaining int64
+	// Reset is the end of the limit's period; the zero time where it has none.
+	Reset time.Time
+}
+
+// A limit is one LimitState in the form that Allow reads. Times are microseconds since 1970; ends are exclusive, and 0 for
+// none.
+type limit struct {
+	pack, period     string
+	start, end       int64
+	contractEnd      int64
+	limit, remaining int64
+	exceeded         bool
+}
+
+func (l *limit) holds(pack string, now int64) bool {
+	return (l.pack == pack || l.pack == "*") && l.start <= now && (l.end == 0 || now < l.end) && (l.contractEnd == 0 || now < l.contractEnd)
+}
+
+// shards keep readers of different accounts off each other's locks.
+const shards = 64
+
+type shard struct {
+	mu       sync.RWMutex
+	accounts map[string][]limit // never changed in place: a slice once read stays as it is
+}
+
+// View follows usage.limits.
+type View struct {
+	o        Options
+	seed     maphash.Seed
+	shards   [shards]shard
+	follower *follow.Follower
+	serde    *codec.Serde[event.LimitState]
+	caughtUp atomic.Bool
+
+	unknown struct{ allowed, refused prometheus.Counter }
+	states  prometheus.Counter
+	bad     prometheus.Counter
+	delay   prometheus.Histogram
+}
+
+// NewView starts to follow usage.limits; the brokers must answer and the topic must exist. It returns before everything
+// is read: [View.Ready] waits for that. Close it, or end ctx.
+func NewView(ctx context.Context, o Options) (*View, error) {
+	v, err := newView(o)
+	if err != nil {
+		return nil, err
+	}
+	v.follower, err = follow.Topic(ctx, o.Kafka, schemas.UsageLimits, func(rec *kgo.Record) { v.take(ctx, rec) })
+	if err != nil {
+		return nil, fmt.Errorf("limits: %w", err)
+	}
+	return v, nil
+}
+
+func newView(o Options) (*View, error) {
+	if o.Codec == nil {
+		return nil, errors.New("limits: a view needs a codec")
+	}
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Metrics == nil {
+		o.Metrics = prometheus.NewRegistry()
+	}
+	v := &View{o: o, seed: maphash.MakeSeed(), serde: codec.For[event.LimitState](o.Codec, schemas.UsageLimits)}
+	for i := range v.shards {
+		v.shards[i].accounts = map[string][]limit{}
+	}
+	return v, v.register()
+}
+
+func (v *View) register() error {
+	vec := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "databus", Subsystem: "limits", Name: "decisions_not_caught_up_total",
+		Help: "Calls that were answered before the view knew the limits, by answer."}, []string{"answer"})
+	v.states = prometheus.NewCounter(prometheus.CounterOpts{Namespace: "databus", Subsystem: "limits", Name: "states_total", Help: "Limit states read from the topic."})
+	v.bad = prometheus.NewCounter(prometheus.CounterOpts{Namespace: "databus", Subsystem: "limits", Name: "undecodable_states_total", Help: "Records of the topic that could not be read; the limits they meant stay as they were."})
+	v.delay = prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "databus", Subsystem: "limits", Name: "delay_seconds",
+		Help: "From the append of the record that caused a limit state to the state in this view; times the request rate it is the overshoot.", Buckets: prometheus.ExponentialBuckets(0.002, 2, 16)})
+	for _, c := range []prometheus.Collector{vec, v.states, v.bad, v.delay} {
+		if err := v.o.Metrics.Register(c); err != nil {
+			return fmt.Errorf("limits: registering metrics (a process needs one view only): %w", err)
+		}
+	}
+	v.unknown.allowed, v.unknown.refused = vec.WithLabelValues("allowed"), vec.WithLabelValues("refused")
+	return nil
+}
+
+// take puts a limit state into the view.
+func (v *View) take(ctx context.Context, rec *kgo.Record) {
+	account, _, _ := cut(rec.Key)
+	if rec.Value == nil {
+		v.put(account, string(rec.Key), nil)
+		return
+	}
+	var s event.LimitState
+	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		err := v.serde.Decode(ctx, rec.Value, &s)
+		if err == nil {
+			break
+		}
+		if codec.IsPoison(err) {
+			v.bad.Inc()
+			v.o.Log.Error("a limit state cannot be read", "partition", rec.Partition, "offset", rec.Offset, "error", err)
+			return
+		}
+		// Registry unreachable, or it does not know the schema yet: later states wait as well.
+		v.o.Log.Warn("a limit state waits for the registry", "error", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+	}
+	v.states.Inc()
+	v.delay.Observe(max(0, v.o.Clock().Sub(s.UpdatedAt).Seconds()))
+	l := &limit{pack: s.Pack, period: s.Period, start: s.PeriodStart.UnixMicro(), limit: s.Limit, remaining: s.Remaining, exceeded: s.State == event.LimitLevelExceeded}
+	if s.PeriodEnd != nil {
+		l.end = s.PeriodEnd.UnixMicro()
+	}
+	if s.ContractEndsAt != nil {
+		l.contractEnd = s.ContractEndsAt.UnixMicro()
+	}
+	v.put(s.Account, string(rec.Key), l)
+}
+
+// cut splits a key account/pack/period.
+func cut(key []byte) (account, pack, period string) {
+	parts := [3]string{}
+	n := 0
+	start := 0
+	for i, c := range key {
+		if c == '/' && n < 2 {
+			parts[n] = string(key[start:i])
+			n, start = n+1, i+1
+		}
+	}
+	parts[n] = string(key[start:])
+	return parts[0], parts[1], parts[2]
+}
+
+// put replaces one limit of an account, or removes it. Periods that ended a day ago go at the same time, so that an
+// account does not grow with its history.
+func (v *View) put(account, key string, l *limit) {
+	_, pack, period := cut([]byte(key))
+	old := v.o.Clock().Add(-24 * time.Hour).UnixMicro()
+	s := v.shard(account)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var next []limit
+	for _, have := range s.accounts[account] {
+		if have.pack == pack && have.period == period || have.end != 0 && have.end < old {
+			continue
+		}
+		next = append(next, have)
+	}
+	if l != nil && (l.end == 0 || l.end >= old) {
+		next = append(next, *l)
+	}
+	if len(next) == 0 {
+		delete(s.accounts, account)
+		return
+	}
+	s.accounts[account] = slices.Clip(next)
+}
+
+func (v *View) shard(account string) *shard {
+	return &v.shards[maphash.String(v.seed, account)%shards]
+}
+
+// Allow says whether a call of an account to a pack may go on. It does not count the call: usage events do.
+func (v *View) Allow(account, pack string) Decision {
+	if !v.caughtUp.Load() && !v.catchUp() {
+		if v.o.Open {
+			v.unknown.allowed.Inc()
+		} else {
+			v.unknown.refused.Inc()
+		}
+		return Decision{Allowed: v.o.Open, Reason: NotCaughtUp}
+	}
+	s := v.shard(account)
+	s.mu.RLock()
+	limits := s.accounts[account]
+	s.mu.RUnlock()
+	if len(limits) == 0 {
+		return Decision{Allowed: true, Reason: Unlimited}
+	}
+	now := v.o.Clock().UnixMicro()
+	var tightest *limit
+	for i := range limits {
+		l := &limits[i]
+		if !l.holds(pack, now) {
+			continue
+		}
+		// Among exceeded limits the one that ends last is what the caller has to wait for.
+		switch {
+		case tightest == nil, l.exceeded && !tightest.exceeded:
+			tightest = l
+		case l.exceeded != tightest.exceeded:
+		case l.exceeded:
+			if l.end == 0 || tightest.end != 0 && l.end > tightest.end {
+				tightest = l
+			}
+		case l.remaining < tightest.remaining:
+			tightest = l
+		}
+	}
+	if tightest == nil {
+		return Decision{Allowed: true, Reason: Unlimited}
+	}
+	d := Decision{Allowed: !tightest.exceeded, Reason: Within, Pack: tightest.pack, Period: tightest.period, Limit: tightest.limit, Remaining: tightest.remaining}
+	if tightest.exceeded {
+		d.Reason = Exceeded
+	}
+	if tightest.end != 0 {
+		d.Reset = time.UnixMicro(tightest.end)
+	}
+	return d
+}
+
+func (v *View) catchUp() bool {
+	if v.follower == nil || !v.follower.IsReady() {
+		return false
+	}
+	v.caughtUp.Store(true)
+	return true
+}
+
+// CaughtUp says whether the view has read what the topic held when it started.
+func (v *View) CaughtUp() bool { return v.caughtUp.Load() || v.catchUp() }
+
+// Ready waits until the view has read what the topic held when it started.
+func (v *View) Ready(ctx context.Context) error {
+	if err := v.follower.Ready(ctx); err != nil {
+		return fmt.Errorf("limits: %w", err)
+	}
+	return nil
+}
+
+// Close stops following. Allow goes on answering with what the view knows.
+func (v *View) Close() { v.follower.Close() }
