@@ -15,6 +15,7 @@ import (
 )
 
 func TestArchivesEveryCommittedRecordOnce(t *testing.T) {
+	parallel(t)
 	w := newWorld(t)
 	w.produce(w.usageRecords(1500), 40)
 	bad := w.usageRecords(6)
@@ -58,7 +59,7 @@ func TestCrashInEveryGap(t *testing.T) {
 	for _, step := range steps {
 		for _, successor := range []string{"same", "other"} {
 			t.Run(string(step)+"/"+successor, func(t *testing.T) {
-				t.Parallel()
+				parallel(t)
 				w := newWorld(t)
 				w.produce(w.usageRecords(900), 20)
 				id := "a"
@@ -85,7 +86,7 @@ func TestCrashDuringAdoption(t *testing.T) {
 		first, second int // MaxRecords of the two owners
 	}{{"TheirsIsShorter", 30, 100}, {"TheirsIsLonger", 100, 30}, {"Equal", 50, 50}} {
 		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
+			parallel(t)
 			w := newWorld(t)
 			records := w.usageRecords(800)
 			for i := 0; i < len(records); i += 17 {
@@ -114,7 +115,7 @@ func TestCrashDuringAdoption(t *testing.T) {
 
 // TestZombieCannotCommit cuts an instance off between its upload and its transaction, until the group has moved on.
 func TestZombieCannotCommit(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	w := newWorld(t)
 	w.produce(w.usageRecords(400), 0)
 	link := &network{}
@@ -171,6 +172,7 @@ func (c *frozen) Write(p []byte) (int, error) {
 
 // TestTwoInstancesAndRebalances: instances come and go while records arrive.
 func TestTwoInstancesAndRebalances(t *testing.T) {
+	parallel(t)
 	w := newWorld(t)
 	w.cfg.MaxRecords = 20
 	w.start("steady", nil)
@@ -186,6 +188,7 @@ func TestTwoInstancesAndRebalances(t *testing.T) {
 
 // TestFencing: a second instance under the same transactional id ends the first.
 func TestFencing(t *testing.T) {
+	parallel(t)
 	w := newWorld(t)
 	w.produce(w.usageRecords(100), 0)
 	first := w.start("a", nil)

@@ -16,9 +16,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kversion"
 )
 
-// transactionTimeout is also how long a dead instance can hold readers of the manifest up.
-const transactionTimeout = 10 * time.Second
-
 func (a *Archiver) clientOpts() []kgo.Opt {
 	// The offsets are sent by hand (see commit.go), in the form that names topics and announces the group first.
 	versions := kversion.Stable()
@@ -38,7 +35,7 @@ func (a *Archiver) clientOpts() []kgo.Opt {
 		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
 		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
 		kgo.TransactionalID(a.TransactionalID),
-		kgo.TransactionTimeout(transactionTimeout),
+		kgo.TransactionTimeout(a.TransactionTimeout),
 		kgo.OnOffsetsFetched(a.offsetsFetched),
 		kgo.AdjustFetchOffsetsFn(a.assign),
 		kgo.OnPartitionsAssigned(a.joined),

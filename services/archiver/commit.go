@@ -32,7 +32,7 @@ func (a *Archiver) commit(ctx context.Context, p *partition) error {
 		return fmt.Errorf("encoding the manifest event: %w", err)
 	}
 	// From here on a cancelled context would leave the transaction's outcome open.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*transactionTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*a.TransactionTimeout)
 	defer cancel()
 	if err := a.client.BeginTransaction(); err != nil {
 		return &fatal{fmt.Errorf("beginning the transaction: %w", err)}

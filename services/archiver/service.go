@@ -50,8 +50,10 @@ type Parts struct {
 	InstanceID string
 	// TransactionalID is this instance's own; a second instance with the same one fences the first.
 	TransactionalID string
-	Bucket          blob.Bucket
-	Codec           *codec.Codec
+	// TransactionTimeout is how long a dead instance can hold up its successors and the manifest's readers; 0 means 10s.
+	TransactionTimeout time.Duration
+	Bucket             blob.Bucket
+	Codec              *codec.Codec
 	// SpoolDir is this instance's own; what it holds is removed.
 	SpoolDir string
 	Log      *slog.Logger
@@ -106,6 +108,9 @@ type tp struct {
 func Open(cfg Config, parts Parts) (*Archiver, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
+	}
+	if parts.TransactionTimeout == 0 {
+		parts.TransactionTimeout = 10 * time.Second
 	}
 	if err := os.RemoveAll(parts.SpoolDir); err != nil {
 		return nil, fmt.Errorf("clearing the spool: %w", err)

@@ -55,7 +55,7 @@ func onePartition(records []*kgo.Record) (int32, []*kgo.Record) {
 }
 
 func TestOffsetsOutOfRangeStopThePartitionAndNameTheGap(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	w := newWorld(t)
 	partition, records := onePartition(w.usageRecords(400))
 	w.produce(records, 0)
@@ -115,7 +115,7 @@ func TestInvalidObjectStopsThePartition(t *testing.T) {
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
+			parallel(t)
 			w := newWorld(t)
 			_, records := onePartition(w.usageRecords(60))
 			w.produce(records, 0)
@@ -185,7 +185,7 @@ func (w *world) newer(field string) (id int, schema *avro.Schema) {
 }
 
 func TestSchemaOnlyMovesForward(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	w := newWorld(t)
 	partition, old := onePartition(w.usageRecords(100))
 	oldID := int(binary.BigEndian.Uint32(old[0].Value[1:]))
@@ -239,7 +239,7 @@ func TestSchemaOnlyMovesForward(t *testing.T) {
 }
 
 func TestForeignSchemaIsADeadLetterAndUnknownSchemaWaits(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	w := newWorld(t)
 	_, records := onePartition(w.usageRecords(100))
 	foreign, err := w.registry.Register(t.Context(), "other-value", `{"type":"record","name":"Other","fields":[{"name":"x","type":"int"}]}`)
@@ -286,7 +286,7 @@ func (m *moody) Put(ctx context.Context, key string, body io.ReadSeeker, o blob.
 }
 
 func TestBucketOutOfOrder(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	w := newWorld(t)
 	w.produce(w.usageRecords(900), 20)
 	bucket := &moody{Bucket: w.bucket}
@@ -300,7 +300,7 @@ func TestBucketOutOfOrder(t *testing.T) {
 
 // TestReplayIsByteIdentical archives the same ranges into an empty bucket.
 func TestReplayIsByteIdentical(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	w := newWorld(t)
 	w.cfg.Idle = 2 * time.Second // cuts that the clock decides would differ
 	records := w.usageRecords(2000)
@@ -315,7 +315,7 @@ func TestReplayIsByteIdentical(t *testing.T) {
 	if _, err := w.admin.DeleteGroups(t.Context(), archiver.Name); err != nil {
 		t.Fatal(err)
 	}
-	w.bucket = blob.NewMemory()
+	w.bucket = w.emptyBucket()
 	w.start("b", nil)
 	w.archived(schemas.UsageEvents)
 	second := w.list(schemas.UsageEvents)
@@ -330,7 +330,7 @@ func TestReplayIsByteIdentical(t *testing.T) {
 }
 
 func TestCutRules(t *testing.T) {
-	t.Parallel()
+	parallel(t)
 	w := newWorld(t)
 	w.cfg.MaxRecords, w.cfg.MaxRecordTime, w.cfg.Idle = 1000, 10*time.Minute, time.Second
 	w.cfg.MaxBytes = 100_000

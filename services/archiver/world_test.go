@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -43,15 +44,41 @@ type world struct {
 	sent     int
 }
 
+// The addresses of real servers, which these tests then have for themselves: they delete topics. See test/archiver.
+const (
+	kafkaVariable    = "ARCHIVER_TEST_KAFKA"
+	registryVariable = "ARCHIVER_TEST_REGISTRY"
+	bucketVariable   = "ARCHIVER_TEST_BUCKET" // with %d in it, for a prefix of each test's own
+)
+
+func real() bool { return os.Getenv(kafkaVariable) != "" }
+
+// parallel runs a test beside others, except on real servers, where all would meet in the same topics.
+func parallel(t *testing.T) {
+	if !real() {
+		t.Parallel()
+	}
+}
+
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	stack := embedded.ForTest(t)
-	w := &world{t: t, seeds: stack.Broker.Seeds(), bucket: blob.NewMemory(), cfg: archiver.Default()}
-	w.registry = codec.NewRegistry(stack.Registry.URL())
+	w := &world{t: t, cfg: archiver.Default()}
+	w.bucket = w.emptyBucket()
+	if real() {
+		w.seeds = strings.Split(os.Getenv(kafkaVariable), ",")
+		w.registry = codec.NewRegistry(os.Getenv(registryVariable))
+	} else {
+		stack := embedded.ForTest(t)
+		w.seeds = stack.Broker.Seeds()
+		w.registry = codec.NewRegistry(stack.Registry.URL())
+	}
 	w.codec = codec.New(w.registry, codec.Options{RegisterSchemas: true})
 	w.usage = codec.For[event.UsageEvent](w.codec, schemas.UsageEvents)
 	w.producer = w.client(kgo.TransactionalID("test-producer"), kgo.RecordPartitioner(service.Partitioner()))
 	w.admin = kadm.NewClient(w.client())
+	if real() {
+		w.clear()
+	}
 	if _, err := topics.Apply(t.Context(), w.admin, schemas.WithDeadLetters(), topics.Options{}); err != nil {
 		t.Fatal(err)
 	}
@@ -61,10 +88,49 @@ func newWorld(t *testing.T) *world {
 	return w
 }
 
+func (w *world) emptyBucket() blob.Bucket {
+	if !real() {
+		return blob.NewMemory()
+	}
+	b, err := blob.Open(w.t.Context(), strings.Replace(os.Getenv(bucketVariable), "%d", fmt.Sprint(time.Now().UnixNano()), 1))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return b
+}
+
+// clear removes what the test before left.
+func (w *world) clear() {
+	w.t.Helper()
+	ctx, cancel := context.WithTimeout(w.t.Context(), time.Minute)
+	defer cancel()
+	names := []string{schemas.DatabusRecords, schemas.UsageEvents, schemas.ArchiveFiles, schemas.UsageEvents + ".dlq", schemas.DatabusRecords + ".dlq"}
+	for {
+		_, _ = w.admin.DeleteTopics(ctx, names...) // missing ones answer with errors
+		_, _ = w.admin.DeleteGroups(ctx, archiver.Name)
+		time.Sleep(300 * time.Millisecond)
+		listed, err := w.admin.ListTopics(ctx, names...)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		groups, err := w.admin.ListGroups(ctx)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		gone := !slices.Contains(groups.Groups(), archiver.Name)
+		for _, name := range names {
+			gone = gone && !listed.Has(name)
+		}
+		if gone {
+			return
+		}
+	}
+}
+
 func (w *world) client(extra ...kgo.Opt) *kgo.Client {
 	w.t.Helper()
 	c, err := kgo.NewClient(append([]kgo.Opt{
-		kgo.SeedBrokers(w.seeds...), kgo.MetadataMinAge(50 * time.Millisecond), kgo.FetchMaxWait(100 * time.Millisecond),
+		kgo.SeedBrokers(w.seeds...), kgo.MetadataMinAge(50 * time.Millisecond), kgo.FetchMaxWait(100 * time.Millisecond), kgo.UnknownTopicRetries(-1),
 	}, extra...)...)
 	if err != nil {
 		w.t.Fatal(err)
@@ -160,10 +226,10 @@ func (w *world) start(id string, h hook, change ...func(*archiver.Parts)) *runni
 	w.t.Helper()
 	parts := archiver.Parts{
 		Client: []kgo.Opt{
-			kgo.SeedBrokers(w.seeds...), kgo.MetadataMinAge(50 * time.Millisecond), kgo.FetchMaxWait(100 * time.Millisecond),
-			kgo.RecordPartitioner(service.Partitioner()),
+			kgo.SeedBrokers(w.seeds...), kgo.MetadataMinAge(50 * time.Millisecond), kgo.FetchMaxWait(100 * time.Millisecond), kgo.UnknownTopicRetries(-1),
+			kgo.RecordPartitioner(service.Partitioner()), kgo.HeartbeatInterval(500 * time.Millisecond),
 		},
-		TransactionalID: "archiver-" + id, Bucket: w.bucket, Codec: w.codec, SpoolDir: w.t.TempDir(), Log: slog.New(slog.DiscardHandler), Hook: h,
+		TransactionTimeout: 3 * time.Second, TransactionalID: "archiver-" + id, Bucket: w.bucket, Codec: w.codec, SpoolDir: w.t.TempDir(), Log: slog.New(slog.DiscardHandler), Hook: h,
 	}
 	if testing.Verbose() {
 		parts.Log = slog.New(slog.NewTextHandler(w.t.Output(), nil)).With("instance", id)
