@@ -37,7 +37,18 @@ func (r *Rebuilder) load(ctx context.Context, task *event.RebuildTask, result *e
 	if err != nil {
 		return err
 	}
-	l := &loader{r: r, task: task, chain: chain, graph: g, store: store}
+	l := &loader{
+		cfg: r.cfg, rows: r.rows, graph: g, store: store, locked: r.locked, written: func(n int) { r.metrics.rows.Add(float64(n)) },
+		// What has no value breaks the model, and is given as an empty record.
+		read: func(ctx context.Context, fn func(*identity.Input) error) (history.Summary, error) {
+			return history.Read(ctx, r.bucket, chain, func(rec history.Record[event.DatabusRecord]) error {
+				if rec.Value == nil {
+					rec.Value = &event.DatabusRecord{}
+				}
+				return fn(&identity.Input{Record: rec.Value, Epoch: task.Epoch, Offset: rec.Offset, AppendTime: rec.Time})
+			})
+		},
+	}
 	if err := l.load(ctx); err != nil {
 		return fmt.Errorf("rebuilding partition %d: %w", task.Partition, err)
 	}
@@ -62,18 +73,33 @@ func (r *Rebuilder) own(ctx context.Context, task *event.RebuildTask) (event.Dat
 	return v, nil
 }
 
+// locked says that a version's key is revoked or never existed, which needs no opening.
+func (r *Rebuilder) locked(ctx context.Context, rec *event.DatabusRecord) (bool, error) {
+	if rec.KeyID == "" {
+		return false, nil
+	}
+	_, err := r.keyring.Opener(ctx, rec.KeyID)
+	if err != nil && identity.IsDead(err) {
+		return true, nil
+	}
+	return false, err
+}
+
 // loader rebuilds one partition.
 type loader struct {
-	r     *Rebuilder
-	task  *event.RebuildTask
-	chain history.Chain
+	cfg   Config
+	rows  identity.Rower
 	graph *graph.Graph
 	store identity.Store
+	// read gives the partition's versions up to the frontier to fn, in order. It is called at least twice.
+	read    func(ctx context.Context, fn func(*identity.Input) error) (history.Summary, error)
+	locked  func(context.Context, *event.DatabusRecord) (bool, error)
+	written func(records int)
 
 	chosen  map[recordKey]*candidate // of all rounds, the last one's choice
 	invalid int64
 	letters int64
-	rows    int64
+	total   int64 // rows in all tables
 
 	batch []identity.Change
 	bytes int
@@ -83,7 +109,7 @@ func (l *loader) load(ctx context.Context) error {
 	c := newChooser()
 	for {
 		sum, err := l.read(ctx, func(in *identity.Input) error {
-			locked, err := l.locked(ctx, in)
+			locked, err := l.locked(ctx, in.Record)
 			c.add(in, locked)
 			return err
 		})
@@ -105,29 +131,6 @@ func (l *loader) load(ctx context.Context) error {
 	}
 }
 
-// read gives the partition's versions, up to the frontier, to fn. What has no value breaks the model and is given as
-// an empty record.
-func (l *loader) read(ctx context.Context, fn func(*identity.Input) error) (history.Summary, error) {
-	return history.Read(ctx, l.r.bucket, l.chain, func(rec history.Record[event.DatabusRecord]) error {
-		if rec.Value == nil {
-			rec.Value = &event.DatabusRecord{}
-		}
-		return fn(&identity.Input{Record: rec.Value, Epoch: l.task.Epoch, Offset: rec.Offset, AppendTime: rec.Time})
-	})
-}
-
-// locked says that a version's key is revoked or never existed, which needs no opening.
-func (l *loader) locked(ctx context.Context, in *identity.Input) (bool, error) {
-	if in.Record.KeyID == "" {
-		return false, nil
-	}
-	_, err := l.r.keyring.Opener(ctx, in.Record.KeyID)
-	if err != nil && identity.IsDead(err) {
-		return true, nil
-	}
-	return false, err
-}
-
 // write is pass 2: it opens what the choice rests on and writes the rows of the chosen versions. It returns the records
 // of which a version did not open; nothing is written of those.
 func (l *loader) write(ctx context.Context, c *chooser) (map[recordKey]bool, error) {
@@ -138,7 +141,7 @@ func (l *loader) write(ctx context.Context, c *chooser) (map[recordKey]bool, err
 		if r == nil || c.dead[in.Offset] || !r.opens(in.Offset) {
 			return nil
 		}
-		row, err := l.r.rows.Row(ctx, l.graph, in)
+		row, err := l.rows.Row(ctx, l.graph, in)
 		if err != nil {
 			if !identity.IsDead(err) {
 				return fmt.Errorf("resolving offset %d: %w", in.Offset, err)
@@ -163,10 +166,10 @@ func (l *loader) put(ctx context.Context, row identity.Row) error {
 	l.bytes += len(row.Sealed)
 	for _, t := range identity.Tables() {
 		if t.Holds(&row) {
-			l.rows++
+			l.total++
 		}
 	}
-	if len(l.batch) >= l.r.cfg.BatchRows || l.bytes >= l.r.cfg.BatchBytes {
+	if len(l.batch) >= l.cfg.BatchRows || l.bytes >= l.cfg.BatchBytes {
 		return l.flush(ctx)
 	}
 	return nil
@@ -179,7 +182,7 @@ func (l *loader) flush(ctx context.Context) error {
 	if err := l.store.Apply(ctx, l.batch); err != nil {
 		return fmt.Errorf("writing to keyspace %s: %w", l.store.Keyspace(), err)
 	}
-	l.r.metrics.rows.Add(float64(len(l.batch)))
+	l.written(len(l.batch))
 	clear(l.batch)
 	l.batch, l.bytes = l.batch[:0], 0
 	return nil
@@ -189,7 +192,7 @@ func (l *loader) flush(ctx context.Context) error {
 func (l *loader) count(result event.RebuildResult) event.RebuildResult {
 	result.Dead = l.invalid + l.letters
 	result.Records = result.Dead
-	result.Rows = l.rows
+	result.Rows = l.total
 	for _, r := range l.chosen {
 		result.Records += r.records
 		result.Repeats += r.repeats
