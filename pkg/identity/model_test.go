@@ -132,7 +132,7 @@ func TestResolveAndRowAgree(t *testing.T) {
 	if len(res.Problems) != 1 || res.Problems[0].Field != "maid" {
 		t.Errorf("problems %v", res.Problems)
 	}
-	if res.Key() != "acme/"+r.RecordKey("acme", "canary-1") || strings.Contains(fmt.Sprintf("%s", res.Record.Sealed)+res.Key(), "canary") {
+	if res.Key() != "acme/"+r.RecordKey("acme", "canary-1") || strings.Contains(string(res.Record.Sealed)+res.Key(), "canary") {
 		t.Errorf("key %s, or plaintext in the record", res.Key())
 	}
 	row, err := r.Row(t.Context(), graph.Genesis(), in)

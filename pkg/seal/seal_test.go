@@ -103,7 +103,7 @@ func TestDerivedKeysDiffer(t *testing.T) {
 		}
 		seen[key] = name
 	}
-	if k.AccountKey("a") != k.AccountKey("a") {
+	if again := k.AccountKey("a"); again != k.AccountKey("a") {
 		t.Error("a derived key changes")
 	}
 }
