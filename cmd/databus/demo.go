@@ -113,7 +113,7 @@ func (c demoCmd) tell(ctx context.Context, stack *local.Stack, t *teller, dir st
 	if c.CSV == "" {
 		records := people.Generate(c.Seed, c.Records)
 		o.Account, o.Total = people.Accounts()[0], len(records)
-		o.Source = func() (load.Source, error) { return &generated{records: records}, nil }
+		o.Source = func() (load.Source, error) { return &invented{records: records}, nil }
 	} else {
 		fields, err := load.ParseFields(c.Map)
 		if err != nil {
@@ -148,13 +148,13 @@ func countCSV(path string) (int, error) {
 	}
 }
 
-// generated is a source of generated records.
-type generated struct {
+// invented is a source of generated records.
+type invented struct {
 	records []people.Record
 	next    int
 }
 
-func (g *generated) Next() (load.Record, error) {
+func (g *invented) Next() (load.Record, error) {
 	if g.next == len(g.records) {
 		return load.Record{}, io.EOF
 	}

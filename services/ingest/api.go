@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"databus/pkg/limits"
@@ -65,29 +66,30 @@ func (s *Service) serveAPI(ctx context.Context) error {
 
 func (a *api) routes() http.Handler {
 	mux := http.NewServeMux()
-	handle := func(pattern, route, scope string, limit time.Duration, h func(http.ResponseWriter, *http.Request, string)) {
+	handle := func(pattern, route, scope, pack string, limit time.Duration, h func(http.ResponseWriter, *http.Request, string)) {
+		guard := limits.Guard{View: a.limits, Pack: func(*http.Request) string { return pack },
+			Account: func(r *http.Request) string { return r.PathValue("account") }}
+		limited := guard.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h(w, r, r.PathValue("account")) }))
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			start := time.Now()
-			account := r.PathValue("account")
-			p := a.admit(r, account, scope)
-			if p != nil {
+			if p := a.admit(r, r.PathValue("account"), scope); p != nil {
 				p.write(w)
 				a.metrics.calls.WithLabelValues(route, strconv.Itoa(p.Status)).Inc()
 				return
 			}
 			ctx, cancel := context.WithTimeout(r.Context(), limit)
 			defer cancel()
-			h(w, r.WithContext(ctx), account)
+			limited.ServeHTTP(w, r.WithContext(ctx))
 			a.metrics.seconds.WithLabelValues(route).Observe(time.Since(start).Seconds())
 		})
 	}
 	const base = "/v1/accounts/{account}"
-	handle("POST "+base+"/records", "put", scopeWrite, a.cfg.API.Timeout, a.put)
-	handle("POST "+base+"/records/batch", "batch", scopeWrite, a.cfg.API.BatchTimeout, a.batch)
-	handle("DELETE "+base+"/records/{id}", "delete", scopeWrite, a.cfg.API.Timeout, a.delete)
-	handle("GET "+base+"/records/{id}", "get", scopeRead, a.cfg.API.Timeout, a.lookup(a.byRecordID))
-	handle("GET "+base+"/persons/{id}", "person", scopeRead, a.cfg.API.Timeout, a.lookup(a.byPerson))
-	handle("GET "+base+"/fcids/{id}", "fcid", scopeRead, a.cfg.API.Timeout, a.lookup(a.byFCID))
+	handle("POST "+base+"/records", "put", scopeWrite, packWrite, a.cfg.API.Timeout, a.put)
+	handle("POST "+base+"/records/batch", "batch", scopeWrite, packWrite, a.cfg.API.BatchTimeout, a.batch)
+	handle("DELETE "+base+"/records/{id}", "delete", scopeWrite, packWrite, a.cfg.API.Timeout, a.delete)
+	handle("GET "+base+"/records/{id}", "get", scopeRead, packLookup, a.cfg.API.Timeout, a.lookup(a.byRecordID))
+	handle("GET "+base+"/persons/{id}", "person", scopeRead, packLookup, a.cfg.API.Timeout, a.lookup(a.byPerson))
+	handle("GET "+base+"/fcids/{id}", "fcid", scopeRead, packLookup, a.cfg.API.Timeout, a.lookup(a.byFCID))
 	return mux
 }
 
@@ -99,7 +101,10 @@ func (a *api) admit(r *http.Request, account, scope string) *problem {
 	return a.keys.allow(r, account, scope)
 }
 
-// used emits the usage event of a call; it never blocks.
-func (a *api) used(account, pack, endpoint string, status int, n int64) {
-	a.usage.Emit(event.UsageEvent{Account: account, Pack: pack, Endpoint: endpoint, Status: int32(status), Quantity: n, OccurredAt: time.Now()})
+// used emits the usage event of a call; it never blocks. An id is given where a repeated call must not count twice.
+func (a *api) used(id, account, pack, endpoint string, status int, n int64) {
+	if id == "" {
+		id = uuid.NewString()
+	}
+	a.usage.Emit(event.UsageEvent{EventID: id, Account: account, Pack: pack, Endpoint: endpoint, Status: int32(status), Quantity: n, OccurredAt: time.Now()})
 }

@@ -178,4 +178,3 @@ func (a *applying) batch(ctx context.Context, records []*kgo.Record) error {
 	}
 	return nil
 }
-

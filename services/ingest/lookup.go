@@ -55,7 +55,7 @@ func (a *api) byFCID(ctx context.Context, store identity.Store, account, id stri
 // lookup answers a GET from the serving database.
 func (a *api) lookup(find finder) func(http.ResponseWriter, *http.Request, string) {
 	return func(w http.ResponseWriter, r *http.Request, account string) {
-		status, body, p := a.answer(w, r, account, find)
+		status, body, p := a.answer(r, account, find)
 		if p != nil {
 			p.write(w)
 			status = p.Status
@@ -64,16 +64,13 @@ func (a *api) lookup(find finder) func(http.ResponseWriter, *http.Request, strin
 			_ = json.NewEncoder(w).Encode(body) // the client is gone if this fails
 		}
 		if status == http.StatusOK || status == http.StatusNotFound {
-			a.used(account, packLookup, r.Pattern, status, 1)
+			a.used("", account, packLookup, r.Pattern, status, 1)
 		}
 		a.metrics.calls.WithLabelValues("get", strconv.Itoa(status)).Inc()
 	}
 }
 
-func (a *api) answer(w http.ResponseWriter, r *http.Request, account string, find finder) (int, any, *problem) {
-	if p := a.withinLimit(w, account, packLookup); p != nil {
-		return 0, nil, p
-	}
+func (a *api) answer(r *http.Request, account string, find finder) (int, any, *problem) {
 	ctx := r.Context()
 	db, _, err := a.serving(ctx)
 	if err != nil {

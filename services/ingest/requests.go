@@ -57,7 +57,7 @@ func (s *Service) onRequest(tx *stream.Tx, rec *kgo.Record) error {
 		tx.Emit(schemas.DatabusRecords, []byte(res.Key()), value)
 		answer.RecordKey, answer.GraphVersion, answer.Outcome = res.Record.RecordKey, db.GraphVersion, event.OutcomeDeleted
 		if res.FCID != "" {
-			answer.FCID, answer.PersonID, answer.Outcome = &res.FCID, &res.PersonID, event.OutcomeResolved
+			answer.Fcid, answer.PersonID, answer.Outcome = &res.FCID, &res.PersonID, event.OutcomeResolved
 		}
 	}
 	value, err := s.resolutions.Encode(ctx, &answer)

@@ -3,6 +3,9 @@ package ingest
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -135,9 +138,6 @@ func (a *api) delete(w http.ResponseWriter, r *http.Request, account string) {
 }
 
 func (a *api) putOne(w http.ResponseWriter, r *http.Request, account string, body *putBody, route string) *problem {
-	if p := a.withinLimit(w, account, packWrite); p != nil {
-		return p
-	}
 	sent, p := a.send(r.Context(), body.request(account))
 	if p != nil {
 		return p
@@ -145,7 +145,7 @@ func (a *api) putOne(w http.ResponseWriter, r *http.Request, account string, bod
 	if err := <-sent.done; err != nil {
 		return a.failed(fmt.Errorf("producing to %s: %w", schemas.DatabusRecords, err))
 	}
-	a.used(account, packWrite, r.Pattern, http.StatusOK, 1)
+	a.used(usageID(account, []string{sent.result.RequestID}), account, packWrite, r.Pattern, http.StatusOK, 1)
 	if r.URL.Query().Get("wait") == "applied" {
 		sent.result.Applied = a.awaitApplied(r.Context(), account, sent)
 		if !sent.result.Applied {
@@ -211,10 +211,6 @@ const inFlight = 2000
 // batch handles POST of records as NDJSON: a result per line, in order, each written as soon as its record and those
 // before it are acknowledged. A line that is wrong is answered as such and changes nothing for the others.
 func (a *api) batch(w http.ResponseWriter, r *http.Request, account string) {
-	if p := a.withinLimit(w, account, packWrite); p != nil {
-		p.write(w)
-		return
-	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	// Reading on while answers are written; otherwise the server drains the body first.
@@ -226,7 +222,7 @@ func (a *api) batch(w http.ResponseWriter, r *http.Request, account string) {
 		defer close(queue)
 		a.readBatch(ctx, r.Body, account, queue)
 	}()
-	var accepted int64
+	var accepted []string // request ids
 	enc := json.NewEncoder(w)
 	for p := range queue {
 		if err := <-p.done; err != nil {
@@ -236,7 +232,7 @@ func (a *api) batch(w http.ResponseWriter, r *http.Request, account string) {
 				p.result.Problem += ": " + f.Detail
 			}
 		} else {
-			accepted++
+			accepted = append(accepted, p.result.RequestID)
 		}
 		a.metrics.calls.WithLabelValues("batch", strconv.Itoa(p.result.Status)).Inc()
 		if err := enc.Encode(&p.result); err != nil {
@@ -246,9 +242,19 @@ func (a *api) batch(w http.ResponseWriter, r *http.Request, account string) {
 			break
 		}
 	}
-	if accepted > 0 {
-		a.used(account, packWrite, r.Pattern, http.StatusOK, accepted)
+	if n := len(accepted); n > 0 {
+		a.used(usageID(account, accepted), account, packWrite, r.Pattern, http.StatusOK, int64(n))
 	}
+}
+
+// usageID names the usage event of a call by the requests in it, so that the same call sent again is the same event.
+func usageID(account string, requests []string) string {
+	h := sha256.New()
+	for _, s := range append([]string{account}, requests...) {
+		_ = binary.Write(h, binary.BigEndian, uint32(len(s)))
+		_, _ = io.WriteString(h, s)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
 // readBatch reads lines and sends their records; what is refused comes back as a pending that has failed already.
