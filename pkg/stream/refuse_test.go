@@ -3,6 +3,7 @@ package stream
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +18,7 @@ import (
 
 	"databus/pkg/state"
 	"databus/schemas"
+	"databus/schemas/codec"
 )
 
 // processed runs an instance over n events and stops it.
@@ -264,4 +266,78 @@ func TestRefusedTransactions(t *testing.T) {
 			b.check(map[string]string{"0": dir})
 		})
 	}
+}
+
+// A partition that has lag and does not move makes the instance unready, although the others move.
+func TestStuck(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	o := b.options("0", t.TempDir())
+	o.StuckAfter = 300 * time.Millisecond
+	o.Handlers = func(p int32) Handlers {
+		h := summing(p)
+		sum := h.Inputs[in]
+		h.Inputs[in] = func(tx *Tx, rec *kgo.Record) error {
+			if tx.Partition() == 2 {
+				return fmt.Errorf("decoding: %w", codec.ErrUnavailable)
+			}
+			return sum(tx, rec)
+		}
+		return h
+	}
+	r := b.start(o)
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		b.events(20)
+		r.mu.Lock()
+		stuck := r.stuck(time.Now())
+		r.mu.Unlock()
+		if strings.Contains(stuck, "usage.events, partition 2") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("nothing is stuck: %q", stuck)
+		}
+	}
+	if ready, reason := r.Ready(); ready {
+		t.Errorf("ready: %s", reason)
+	}
+	r.finish()
+}
+
+// Rows that are older than half of the changelog's tombstone retention are not trusted: a deletion may be forgotten.
+func TestOldStateIsRestoredFromNothing(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	dir := t.TempDir()
+	b.processed(dir, 300)
+	b.events(300)
+	o := b.options("0", dir)
+	o.Crash = func(p Point) error {
+		if p == BeforeState {
+			return errCrash // Pebble stays behind the changelog
+		}
+		return nil
+	}
+	if err := b.start(o).wait(); !errors.Is(err, errCrash) {
+		t.Fatalf("ended with %v", err)
+	}
+	db, err := state.Open(state.Options{Dir: dir, Service: group, Instance: "0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for p := range int32(parts) { // a row whose deletion the changelog no longer shows
+		batch := db.NewBatch()
+		if err := errors.Join(batch.Set(p, "sums", []byte("forgotten"), []byte("1")), batch.Commit(), batch.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	o = b.options("0", dir)
+	o.TombstoneRetention = time.Nanosecond
+	r := b.start(o)
+	b.caughtUp(r)
+	r.finish()
+	b.check(map[string]string{"0": dir})
 }

@@ -14,6 +14,12 @@ type topicPartition struct {
 	partition int32
 }
 
+// moved says where a partition stood when it last moved, or last had no lag.
+type moved struct {
+	at   int64
+	when time.Time
+}
+
 // status is what other goroutines may know. Guarded by Runtime.mu.
 type status struct {
 	assigned bool
@@ -22,12 +28,12 @@ type status struct {
 	told     bool
 	at       map[topicPartition]int64 // committed positions
 	high     map[topicPartition]int64 // high watermarks as of the last fetch
-	progress time.Time                // when a position moved, or there was no lag
+	moved    map[topicPartition]moved
 	after    time.Duration
 }
 
 func newStatus(o *Options) status {
-	return status{reason: "starting", at: map[topicPartition]int64{}, high: map[topicPartition]int64{}, progress: time.Now(), after: o.StuckAfter}
+	return status{reason: "starting", at: map[topicPartition]int64{}, high: map[topicPartition]int64{}, moved: map[topicPartition]moved{}, after: o.StuckAfter}
 }
 
 // Positions returns the committed position of every input partition that this instance owns: the next offset.
@@ -97,7 +103,6 @@ func (r *Runtime) published(tasks []*task) {
 			r.status.high[tp] = max(r.status.high[tp], at)
 		}
 	}
-	r.status.progress = time.Now()
 }
 
 // tick looks whether the instance is well. It runs between transactions.
@@ -106,10 +111,7 @@ func (r *Runtime) tick() {
 		r.ungate(t)
 	}
 	r.mu.Lock()
-	lag := r.lag()
-	if lag == 0 {
-		r.status.progress = time.Now()
-	}
+	lag, stuck := r.lag(), r.stuck(time.Now())
 	ready, reason := r.status.assigned, "ready"
 	if !ready {
 		reason = r.status.reason
@@ -117,8 +119,8 @@ func (r *Runtime) tick() {
 			reason = "waiting for partitions"
 		}
 	}
-	if still := time.Since(r.status.progress); ready && still > r.status.after {
-		ready, reason = false, fmt.Sprintf("stuck: %d records behind and no progress in %v", lag, still.Round(time.Second))
+	if ready && stuck != "" {
+		ready, reason = false, stuck
 	}
 	r.mu.Unlock()
 	for _, p := range r.paused {
@@ -126,6 +128,22 @@ func (r *Runtime) tick() {
 	}
 	r.metrics.lag.Set(float64(lag))
 	r.report(ready, reason)
+}
+
+// stuck names a partition that has lag and has not moved for too long, however well the others do.
+func (r *Runtime) stuck(now time.Time) (reason string) {
+	for p := range r.tasks {
+		for _, topic := range r.shape.inputs {
+			tp := topicPartition{topic, p}
+			at, last := r.status.at[tp], r.status.moved[tp]
+			if last.when.IsZero() || last.at != at || r.status.high[tp] <= at {
+				r.status.moved[tp] = moved{at, now}
+			} else if now.Sub(last.when) > r.status.after {
+				reason = fmt.Sprintf("stuck: %s, partition %d stays at offset %d of %d", topic, p, at, r.status.high[tp])
+			}
+		}
+	}
+	return reason
 }
 
 func (r *Runtime) report(ready bool, reason string) {

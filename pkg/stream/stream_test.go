@@ -110,7 +110,11 @@ type bench struct {
 func newBench(t *testing.T) *bench {
 	t.Helper()
 	b := &bench{t: t, stack: embedded.ForTest(t), sums: map[string]int64{}}
-	b.opts = []kgo.Opt{kgo.SeedBrokers(b.stack.Broker.Seeds()...), kgo.MetadataMinAge(50 * time.Millisecond), kgo.FetchMaxWait(100 * time.Millisecond)}
+	seeds := b.stack.Broker.Seeds()
+	if addr := os.Getenv(realKafka); addr != "" {
+		seeds = []string{addr}
+	}
+	b.opts = []kgo.Opt{kgo.SeedBrokers(seeds...), kgo.MetadataMinAge(50 * time.Millisecond), kgo.FetchMaxWait(100 * time.Millisecond)}
 	b.codec = codec.New(codec.NewRegistry(b.stack.Registry.URL()), codec.Options{RegisterSchemas: true})
 	var err error
 	b.prod, err = kgo.NewClient(append(b.opts, kgo.RecordPartitioner(partitioner{func(string) bool { return false }}), kgo.ProducerLinger(0))...)
@@ -119,8 +123,55 @@ func newBench(t *testing.T) *bench {
 	}
 	t.Cleanup(b.prod.Close)
 	b.admin = kadm.NewClient(b.prod)
-	b.create(parts, in, table, out, schemas.UsageAggregatorChangelog, in+".dlq", table+".dlq")
+	topics := []string{in, table, out, schemas.UsageAggregatorChangelog, in + ".dlq", table + ".dlq"}
+	if os.Getenv(realKafka) != "" {
+		b.clear(topics...)
+	}
+	b.create(parts, topics...)
 	return b
+}
+
+// realKafka names an environment variable with the address of a broker to run on instead of the embedded one. The tests
+// delete the topics and the group there, and must run one after the other (-parallel 1).
+const realKafka = "STREAM_TEST_KAFKA"
+
+// clear removes what an earlier test left.
+func (b *bench) clear(topics ...string) {
+	b.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if _, err := b.admin.DeleteTopics(ctx, topics...); err != nil {
+		b.t.Fatal(err)
+	}
+	for { // until its static members have timed out
+		resp, err := b.admin.DeleteGroup(ctx, group)
+		if err == nil {
+			err = resp.Err
+		}
+		if err == nil || errors.Is(err, kerr.GroupIDNotFound) {
+			break
+		}
+		if ctx.Err() != nil {
+			b.t.Fatalf("deleting the group: %v", err)
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+	for { // deletion is not immediate
+		have, err := b.admin.ListTopics(ctx, topics...)
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		left := 0
+		for _, d := range have {
+			if d.Err == nil {
+				left++
+			}
+		}
+		if left == 0 {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
 }
 
 func (b *bench) create(partitions int32, topics ...string) {
