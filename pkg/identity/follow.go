@@ -23,6 +23,7 @@ import (
 // latest follows a compacted topic and keeps the newest event of each key.
 type latest[T any] struct {
 	follower *follow.Follower
+	cancel   context.CancelFunc
 
 	mu      sync.RWMutex
 	rows    map[string]placed[T]
@@ -41,6 +42,8 @@ func followLatest[T any](ctx context.Context, kafka []kgo.Opt, c *codec.Codec, t
 	}
 	serde := codec.For[T](c, topic)
 	l := &latest[T]{rows: map[string]placed[T]{}, changed: make(chan struct{})}
+	// A handler that waits for the registry ends with Close, not only with the caller's context.
+	ctx, l.cancel = context.WithCancel(ctx)
 	var err error
 	l.follower, err = follow.Topic(ctx, kafka, topic, func(rec *kgo.Record) {
 		var v T
@@ -69,6 +72,9 @@ func followLatest[T any](ctx context.Context, kafka []kgo.Opt, c *codec.Codec, t
 		close(l.changed)
 		l.changed = make(chan struct{})
 	})
+	if err != nil {
+		l.cancel()
+	}
 	return l, err
 }
 
@@ -114,7 +120,10 @@ func (l *latest[T]) Changed() <-chan struct{} {
 }
 
 // Close stops following.
-func (l *latest[T]) Close() { l.follower.Close() }
+func (l *latest[T]) Close() {
+	l.cancel()
+	l.follower.Close()
+}
 
 // Databases follows databus.databases: which database versions there are and which one serves.
 type Databases struct{ *latest[event.DatabaseVersion] }

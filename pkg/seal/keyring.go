@@ -40,6 +40,7 @@ type Keyring struct {
 	producer *kgo.Client
 	log      *slog.Logger
 	limit    int
+	cancel   context.CancelFunc
 
 	mu       sync.RWMutex
 	byID     map[string]*entry
@@ -82,8 +83,11 @@ func OpenKeyring(ctx context.Context, o Options) (*Keyring, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening keyring: %w", err)
 	}
+	// A handler that waits for the registry ends with the keyring, not only with the caller's context.
+	ctx, k.cancel = context.WithCancel(ctx)
 	k.follower, err = follow.Topic(ctx, o.Kafka, schemas.KeysEvents, func(rec *kgo.Record) { k.handle(ctx, rec) })
 	if err != nil {
+		k.cancel()
 		k.producer.Close()
 		return nil, fmt.Errorf("opening keyring: %w", err)
 	}
@@ -98,6 +102,7 @@ func (k *Keyring) IsReady() bool { return k.follower.IsReady() }
 
 // Close stops following.
 func (k *Keyring) Close() {
+	k.cancel()
 	k.follower.Close()
 	k.producer.Close()
 }

@@ -1,6 +1,7 @@
 package seal
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 
 	"databus/pkg/internal/kafkatest"
 	"databus/schemas"
+	"databus/schemas/codec"
 	"databus/schemas/event"
 )
 
@@ -190,5 +192,34 @@ func TestCacheIsBounded(t *testing.T) {
 				t.Fatalf("%d unwrapped keys (counted %d), the limit is 10", open, ring.open)
 			}
 		}
+	}
+}
+
+// A keyring whose registry does not answer waits for it, is not ready meanwhile, and can be closed.
+func TestRegistryThatIsAway(t *testing.T) {
+	bed := kafkatest.New(t, schemas.KeysEvents)
+	keys, _ := generate(t)
+	rec := record(t, openKeyring(t, bed, keys, 0), "acme", "r", "v")
+	bed.RegistryDown.Store(true)
+	cold := codec.New(bed.Registry, codec.Options{})
+	ring, err := OpenKeyring(t.Context(), Options{Kafka: bed.Opts, Codec: cold, Keys: keys})
+	if err != nil {
+		t.Fatal(err)
+	}
+	short, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if _, err := ring.Open(short, nil, rec); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("opened, or given up, without the registry: %v", err)
+	}
+	ring.Close()
+
+	ring, err = OpenKeyring(t.Context(), Options{Kafka: bed.Opts, Codec: cold, Keys: keys})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ring.Close()
+	bed.RegistryDown.Store(false)
+	if got, err := ring.Open(t.Context(), nil, rec); err != nil || string(got) != "v" {
+		t.Errorf("after the registry came back: %q, %v", got, err)
 	}
 }

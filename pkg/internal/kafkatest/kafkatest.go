@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -23,6 +24,9 @@ type Bed struct {
 	// Opts reach the broker.
 	Opts  []kgo.Opt
 	Codec *codec.Codec
+	// Registry is the one behind Codec; it answers nothing while RegistryDown.
+	Registry     codec.Registry
+	RegistryDown *atomic.Bool
 	// Client produces to the partitions that the catalogue says.
 	Client  *kgo.Client
 	Cluster *kfake.Cluster
@@ -45,7 +49,8 @@ func New(t testing.TB, topics ...string) *Bed {
 		t.Fatal(err)
 	}
 	t.Cleanup(cluster.Close)
-	b := &Bed{Cluster: cluster, Codec: codec.New(&registry{ids: map[string]int{}}, codec.Options{RegisterSchemas: true})}
+	reg := &registry{ids: map[string]int{}}
+	b := &Bed{Cluster: cluster, Registry: reg, RegistryDown: &reg.down, Codec: codec.New(reg, codec.Options{RegisterSchemas: true})}
 	b.Opts = []kgo.Opt{
 		kgo.SeedBrokers(cluster.ListenAddrs()...), kgo.MetadataMinAge(50 * time.Millisecond), kgo.FetchMaxWait(100 * time.Millisecond),
 	}
@@ -83,11 +88,15 @@ type registry struct {
 	mu    sync.Mutex
 	ids   map[string]int
 	texts []string
+	down  atomic.Bool
 }
 
 func (r *registry) Schema(_ context.Context, id int) (string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.down.Load() {
+		return "", codec.ErrUnavailable
+	}
 	if id < 1 || id > len(r.texts) {
 		return "", fmt.Errorf("schema %d: %w", id, codec.ErrUnknownSchema)
 	}
