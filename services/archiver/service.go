@@ -343,7 +343,7 @@ func (a *Archiver) handle(p *partition, err error) error {
 	case errors.As(err, &s):
 		a.Log.Error("partition stopped", "topic", p.topic, "partition", p.id, "committed", p.first, "reason", s.hint)
 		p.stop(s.hint)
-	case !p.due: // the spool failed: read again from the committed offset
+	case !p.due || errors.Is(err, errSpool): // what was spooled is not to be trusted
 		p.failed(time.Now(), a.cfg.RetryMax, err)
 		a.Log.Warn("reading again from the committed offset", "topic", p.topic, "partition", p.id, "error", err)
 		if err := a.rewind(p); err != nil {

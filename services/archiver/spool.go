@@ -23,6 +23,9 @@ type spool struct {
 	Bytes int64
 }
 
+// errSpool: the spool is unusable; its records must be read from the topic again.
+var errSpool = errors.New("the spool is damaged")
+
 const (
 	// spoolBuffer is small because there is one for every open partition.
 	spoolBuffer = 32 << 10
@@ -56,7 +59,7 @@ func (s *spool) Append(r *archive.Record) error {
 	binary.LittleEndian.PutUint32(b[4:], crc32.Checksum(b[8:], castagnoli))
 	s.frame = b
 	if _, err := s.out.Write(b); err != nil {
-		return fmt.Errorf("writing spool: %w", err)
+		return fmt.Errorf("writing spool: %w: %w", errSpool, err)
 	}
 	s.Records++
 	s.Bytes += int64(len(r.Key) + len(r.Value))
@@ -66,11 +69,11 @@ func (s *spool) Append(r *archive.Record) error {
 // Each calls fn for every record in order. The record's memory is used again for the next one.
 func (s *spool) Each(fn func(*archive.Record) error) error {
 	if err := s.out.Flush(); err != nil {
-		return fmt.Errorf("writing spool: %w", err)
+		return fmt.Errorf("writing spool: %w: %w", errSpool, err)
 	}
 	size, err := s.file.Seek(0, io.SeekCurrent)
 	if err != nil {
-		return fmt.Errorf("reading spool: %w", err)
+		return fmt.Errorf("reading spool: %w: %w", errSpool, err)
 	}
 	in := bufio.NewReaderSize(io.NewSectionReader(s.file, 0, size), 256<<10)
 	var frame []byte
@@ -81,21 +84,21 @@ func (s *spool) Each(fn func(*archive.Record) error) error {
 			if errors.Is(err, io.EOF) && n == s.Records {
 				return nil
 			}
-			return fmt.Errorf("reading spool after %d of %d records: %w", n, s.Records, err)
+			return fmt.Errorf("reading spool after %d of %d records: %w: %w", n, s.Records, errSpool, err)
 		}
 		length := binary.LittleEndian.Uint32(head[:])
 		if length > maxFrame {
-			return fmt.Errorf("reading spool: record %d is damaged", n)
+			return fmt.Errorf("reading spool: record %d: %w", n, errSpool)
 		}
 		if uint32(cap(frame)) < length {
 			frame = make([]byte, length)
 		}
 		frame = frame[:length]
 		if _, err := io.ReadFull(in, frame); err != nil {
-			return fmt.Errorf("reading spool: %w", err)
+			return fmt.Errorf("reading spool: %w: %w", errSpool, err)
 		}
 		if crc32.Checksum(frame, castagnoli) != binary.LittleEndian.Uint32(head[4:]) {
-			return fmt.Errorf("reading spool: record %d is damaged", n)
+			return fmt.Errorf("reading spool: record %d: %w", n, errSpool)
 		}
 		parse(frame, &rec)
 		if err := fn(&rec); err != nil {

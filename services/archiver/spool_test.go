@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"strings"
 	"testing"
 
 	"databus/pkg/archive"
@@ -92,7 +91,7 @@ func TestSpoolNoticesABadDisk(t *testing.T) {
 		if err := damage(s.file, size); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.Each(func(*archive.Record) error { return nil }); err == nil || !strings.Contains(err.Error(), "reading spool") {
+		if err := s.Each(func(*archive.Record) error { return nil }); !errors.Is(err, errSpool) {
 			t.Errorf("%s: %v", name, err)
 		}
 		s.Close()
