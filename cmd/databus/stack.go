@@ -26,6 +26,9 @@ func (f stackFlags) config(g *Globals, dir string) (local.Config, error) {
 		Settings: map[string]map[string]any{
 			// Files are cut soon, so that there is something to see and to rebuild from.
 			"archiver": {"idle": f.ArchiveIdle},
+			// One machine, few events: limits that are milliseconds old cost nothing.
+			"usage-aggregator": {"commit_interval": "20ms"},
+			"limiter":          {"commit_interval": "20ms"},
 		},
 	}
 	if !f.External {

@@ -2,11 +2,13 @@ package catchup
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 
 	"databus/schemas"
 	"databus/schemas/event"
@@ -23,6 +25,9 @@ func (c *Catchup) committed(ctx context.Context, group string) (map[int32]positi
 	fetched, err := c.admin.FetchOffsetsForTopics(ctx, group, schemas.DatabusRecords)
 	if err == nil {
 		err = fetched.Error()
+	}
+	if errors.Is(err, kerr.GroupIDNotFound) {
+		return nil, nil // nobody has committed anything yet
 	}
 	if err != nil {
 		return nil, fmt.Errorf("asking for the positions of group %s: %w", group, err)
