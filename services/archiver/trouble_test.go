@@ -329,6 +329,28 @@ func TestReplayIsByteIdentical(t *testing.T) {
 	}
 }
 
+// waitForCreateTime produces outside of a partition until the broker keeps the producer's time: a real one takes the
+// altered setting over a moment later.
+func (w *world) waitForCreateTime(partition int32, at time.Time) {
+	w.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
+		probe := w.usageRecords(1)[0]
+		for i := 0; schemas.Partition(probe.Topic, probe.Key, 8) == partition; i++ {
+			probe.Key = fmt.Appendf(nil, "probe-%d", i)
+		}
+		probe.Timestamp = at
+		w.produce([]*kgo.Record{probe}, 0)
+		for _, records := range w.read(schemas.UsageEvents) {
+			for _, r := range records {
+				if r.Timestamp.Equal(at) {
+					return
+				}
+			}
+		}
+	}
+	w.t.Fatal("the broker keeps its own times")
+}
+
 func TestCutRules(t *testing.T) {
 	parallel(t)
 	w := newWorld(t)
@@ -343,6 +365,8 @@ func TestCutRules(t *testing.T) {
 		t.Fatal(err)
 	}
 	start := time.Date(2026, 3, 4, 5, 50, 0, 0, time.UTC)
+	partition := schemas.Partition(schemas.UsageEvents, []byte("account-1"), 8)
+	w.waitForCreateTime(partition, start)
 	var records []*kgo.Record
 	add := func(after time.Duration, key string) {
 		r := w.usageRecords(1)[0]
@@ -363,7 +387,6 @@ func TestCutRules(t *testing.T) {
 	w.start("a", nil)
 	w.archived(schemas.UsageEvents)
 	s := w.verify(schemas.UsageEvents, nil)
-	partition := schemas.Partition(schemas.UsageEvents, []byte("account-1"), 8)
 	var firsts []int64
 	for _, f := range s.objects[partition] {
 		firsts = append(firsts, f.First)

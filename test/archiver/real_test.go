@@ -1,0 +1,54 @@
+//go:build servers
+
+// Package archiver runs the archiver's own tests against real Kafka, a real registry and a real S3 server: crashes in
+// every gap, zombies, adoption, gaps.
+package archiver
+
+import (
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/service/s3"
+
+	"databus/test/servers"
+)
+
+func TestMain(m *testing.M) { servers.Main(m) }
+
+func TestArchiverOnRealServers(t *testing.T) {
+	// Servers of its own, because its tests delete the catalogue's topics.
+	kafka, err := servers.StartKafka(t.Context(), servers.Options{Config: map[string]string{"group.min.session.timeout.ms": "1000"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(kafka.Close)
+	registry, err := servers.StartRegistry(t.Context(), servers.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(registry.Close)
+	store, err := servers.StartS3(t.Context(), servers.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(store.Close)
+	bucket := "archiver-tests"
+	if _, err := store.Client().CreateBucket(t.Context(), &s3.CreateBucketInput{Bucket: &bucket}); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-timeout=15m", "databus/services/archiver")
+	cmd.Env = append(os.Environ(),
+		"ARCHIVER_TEST_KAFKA="+kafka.Addr,
+		"ARCHIVER_TEST_REGISTRY="+servers.RegistryURL(registry),
+		fmt.Sprintf("ARCHIVER_TEST_BUCKET=s3://%s/run-%%d?path_style=true&region=%s&endpoint=%s",
+			bucket, store.Region, url.QueryEscape(store.Endpoint)),
+		"AWS_ACCESS_KEY_ID="+store.AccessKey, "AWS_SECRET_ACCESS_KEY="+store.SecretKey)
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s", out)
+	if err != nil {
+		t.Fatal(err)
+	}
+}
