@@ -48,6 +48,7 @@ func (c *Catchup) apply(ctx context.Context, task *event.CatchupTask, result *ev
 		resume(at.metadata, result)
 	}
 	if err := f.feed(ctx); err != nil {
+		f.keep(ctx)
 		return fmt.Errorf("catching up partition %d at offset %d: %w", task.Partition, f.next, err)
 	}
 	c.log.Info("partition caught up", "job", task.JobID, "partition", task.Partition, "from", result.From, "to", result.To,
@@ -235,6 +236,17 @@ func (f *feeder) flush(ctx context.Context, next int64) error {
 		return nil
 	}
 	return f.commit(ctx)
+}
+
+// keep commits what is applied of a task that ends early, so that the next run need not read it again. The reason may be
+// that the process ends.
+func (f *feeder) keep(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	f.batch = nil
+	if err := f.commit(ctx); err != nil {
+		f.c.log.Warn("keeping the position of a task that failed", "partition", f.task.Partition, "error", err)
+	}
 }
 
 // commit says that everything below next is applied.

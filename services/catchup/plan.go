@@ -91,7 +91,7 @@ func (c *Catchup) nobodyApplies(ctx context.Context, group string) error {
 	case g.Err != nil && !errors.Is(g.Err, kerr.GroupIDNotFound):
 		return job.Temporary(fmt.Errorf("looking at group %s: %w", group, g.Err))
 	case len(g.Members) > 0:
-		return fmt.Errorf("group %s has %d members: appliers follow this database version already and leave nothing to catch up; stop them first to do it here", group, len(g.Members))
+		return fmt.Errorf("group %s has members (%d): appliers follow this database version already and leave nothing to catch up; stop them first to do it here", group, len(g.Members))
 	}
 	return nil
 }
