@@ -216,10 +216,13 @@ type groupErrors struct{ r *Runtime }
 
 func (g groupErrors) OnGroupManageError(err error) {
 	if errors.Is(err, kerr.FencedInstanceID) {
-		<-g.r.fenced
 		g.r.stop(g.r.fatal("keeping the group membership", err))
-		// The client would join again and so throw out the member that has rightly taken over.
-		go g.r.session.Client().LeaveGroup()
+		select {
+		case <-g.r.fenced:
+			// The client would join again and so throw out the member that has rightly taken over.
+			go g.r.session.Client().LeaveGroup()
+		default: // Run has not started to poll and ends at once
+		}
 	}
 }
 

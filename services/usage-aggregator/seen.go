@@ -22,13 +22,39 @@ type seen struct {
 	newest int64 // append time of the newest event of the open transaction, ms
 	count  int   // events of the open transaction
 	oldest int64 // no bucket before this one has rows; -1 until the first look
+	// has says which buckets may hold rows: a look-up in a bucket that has none would be one of several for each event.
+	has map[int64]bool
 }
 
-func newSeen(window time.Duration) seen { return seen{window: window.Milliseconds(), oldest: -1} }
+func newSeen(window time.Duration) seen {
+	return seen{window: window.Milliseconds(), oldest: -1, has: map[int64]bool{}}
+}
 
 func seenKey(dst []byte, bucket int64, account, id string) []byte {
-	dst = fmt.Appendf(dst, "%08d/", bucket)
+	dst = bucketKey(dst, bucket)
 	return append(append(append(dst, account...), '/'), id...)
+}
+
+// bucketKey appends the bucket in 8 digits, enough until far beyond the year 100,000, and "/".
+func bucketKey(dst []byte, bucket int64) []byte {
+	for p := int64(10_000_000); p > 0; p /= 10 {
+		dst = append(dst, byte('0'+bucket/p%10))
+	}
+	return append(dst, '/')
+}
+
+// filled says whether a bucket may hold rows. Only this partition's transactions write them, so one look is enough.
+func (s *seen) filled(tx *stream.Tx, bucket int64) (bool, error) {
+	if has, ok := s.has[bucket]; ok {
+		return has, nil
+	}
+	if len(s.has) > 1000 {
+		clear(s.has)
+	}
+	has := false
+	err := tx.Scan(storeSeen, bucketKey(nil, bucket), func([]byte, []byte) bool { has = true; return false })
+	s.has[bucket] = has
+	return has, err
 }
 
 // check says whether the id occurred within the window before at, and remembers it if not. A repeat does not extend the
@@ -44,6 +70,11 @@ func (s *seen) check(tx *stream.Tx, account, id string, at int64) (bool, error) 
 	bucket := at / bucketMillis
 	// A leader change may turn append time back a little: look into the following bucket as well.
 	for b := bucket + 1; b >= 0 && b >= (at-s.window)/bucketMillis; b-- {
+		if has, err := s.filled(tx, b); err != nil {
+			return false, err
+		} else if !has {
+			continue
+		}
 		row, err := tx.Get(storeSeen, seenKey(buf[:0], b, account, id))
 		if err != nil {
 			return false, err
@@ -59,7 +90,8 @@ func (s *seen) check(tx *stream.Tx, account, id string, at int64) (bool, error) 
 			return true, nil
 		}
 	}
-	tx.Put(storeSeen, seenKey(nil, bucket, account, id), binary.AppendVarint(nil, at))
+	s.has[bucket] = true
+	tx.Put(storeSeen, seenKey(make([]byte, 0, 10+len(account)+len(id)), bucket, account, id), binary.AppendVarint(nil, at))
 	return false, nil
 }
 
@@ -77,7 +109,7 @@ func (s *seen) prune(tx *stream.Tx) error {
 		var old [][]byte
 		prefix := []byte{}
 		if s.oldest >= 0 {
-			prefix = fmt.Appendf(nil, "%08d/", s.oldest) // not from the start, where the deleted ones are
+			prefix = bucketKey(nil, s.oldest) // not from the start, where the deleted ones are
 		}
 		bucket := int64(-1)
 		err := tx.Scan(storeSeen, prefix, func(key, _ []byte) bool {
