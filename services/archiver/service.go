@@ -173,6 +173,9 @@ func (a *Archiver) Run(ctx context.Context) error {
 		if fetches.IsClientClosed() {
 			return errors.New("the Kafka client is closed")
 		}
+		if len(fetches) == 0 {
+			continue // only a poll that returns something holds rebalances up
+		}
 		err := a.round(ctx, fetches)
 		if err != nil {
 			if ctx.Err() != nil {

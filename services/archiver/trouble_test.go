@@ -364,7 +364,7 @@ func TestCutRules(t *testing.T) {
 	if _, err := w.admin.AlterTopicConfigs(t.Context(), []kadm.AlterConfig{alter}, schemas.UsageEvents); err != nil {
 		t.Fatal(err)
 	}
-	start := time.Date(2026, 3, 4, 5, 50, 0, 0, time.UTC)
+	start := time.Now().UTC().Truncate(time.Hour).Add(-130 * time.Minute) // x:50, and young enough to be retained
 	partition := schemas.Partition(schemas.UsageEvents, []byte("account-1"), 8)
 	w.waitForCreateTime(partition, start)
 	var records []*kgo.Record
