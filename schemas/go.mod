@@ -5,7 +5,6 @@ go 1.26
 require (
 	github.com/riferrei/srclient v0.7.4
 	github.com/twmb/avro v1.9.0
-	github.com/twmb/franz-go/pkg/sr v1.8.0
 )
 
 require (
