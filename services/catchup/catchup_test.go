@@ -220,6 +220,7 @@ func TestStoppedInTheMiddle(t *testing.T) {
 	})
 	r.start()
 	e := r.end(events, event.CatchupEventKindCompleted)
+	r.Stores.Before(nil)
 	r.covers(e, r.frontier, trigger)
 	r.Same(r.Apply("model", graph.Genesis(), trigger), r.Store(version))
 	r.state(event.DatabaseStateStandby)

@@ -166,6 +166,7 @@ func TestStoppedInTheMiddle(t *testing.T) {
 	})
 	r.running = r.Start(rebuilder.Definition().Service(), map[string]any{"cleanup": "100ms", "batch_rows": 5, "attempts": 50})
 	e := r.end(events, event.RebuildEventKindCompleted)
+	r.Stores.Before(nil)
 	v, _ := r.Database(e.DatabaseVersion)
 	r.Same(r.Apply("model", graph.Genesis(), ends), r.Store(v.Keyspace))
 

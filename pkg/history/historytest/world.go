@@ -57,7 +57,7 @@ func New(t testing.TB, seed uint64) *World {
 	w.Config.Kafka.Brokers = stack.Broker.Seeds()
 	w.Config.Registry.URL, w.Config.Registry.RegisterSchemas = stack.Registry.URL(), true
 	w.Config.Instance.ID, w.Config.Instance.StateDir = "test", t.TempDir()
-	w.Config.Keys.File = filepath.Join(t.TempDir(), "keys.json")
+	w.Config.Keys.File = filepath.Join(t.TempDir(), "master.json")
 	w.Config.HTTP.Listen = ""
 	keys, err := seal.Generate(w.Config.Keys.File)
 	w.must(err)
