@@ -17,7 +17,7 @@ replace databus/services/catchup => ../../services/catchup
 replace databus/services/usage-aggregator => ../../services/usage-aggregator
 
 require (
-	databus/pkg v0.0.0-00010101000000-000000000000
+	databus/pkg v0.0.0
 	databus/schemas v0.0.0
 	databus/services/archiver v0.0.0-00010101000000-000000000000
 	databus/services/catchup v0.0.0-00010101000000-000000000000

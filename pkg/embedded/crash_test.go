@@ -85,7 +85,7 @@ func (c *copier) run(ctx context.Context, addr, txID string) error {
 	s, err := kgo.NewGroupTransactSession(
 		kgo.SeedBrokers(addr), kgo.TransactionalID(txID), kgo.ConsumerGroup("copier"), kgo.ConsumeTopics("in"),
 		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchIsolationLevel(kgo.ReadCommitted()),
-		kgo.RequireStableFetchOffsets(), kgo.RecordPartitioner(kgo.ManualPartitioner()),
+		kgo.RecordPartitioner(kgo.ManualPartitioner()),
 		kgo.MetadataMinAge(20*time.Millisecond), kgo.FetchMaxWait(100*time.Millisecond), kgo.ProducerLinger(0), kgo.DisableClientMetrics(),
 	)
 	if err != nil {

@@ -60,7 +60,7 @@ func run(args []string) (code int, err error) {
 			command = command[1:]
 		}
 		if len(command) == 0 {
-			return 2, errors.New("run needs a command, for example: servers run -- go test ./...")
+			return 2, errors.New("run needs a command, for example `servers run -- make test-fast`")
 		}
 	}
 
