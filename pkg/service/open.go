@@ -41,7 +41,7 @@ func (p *Process) loadKeysLocked() (*seal.Keys, error) {
 		return p.keys, nil
 	}
 	if p.Config.Keys.File == "" {
-		return nil, errors.New("loading key file: keys.file is empty; generate one with `databus keys generate` and name it there")
+		return nil, errors.New("loading key file: keys.file is empty; name the file that `databus init --keys-file FILE` made")
 	}
 	k, err := seal.Load(p.Config.Keys.File)
 	if err != nil {

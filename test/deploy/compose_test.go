@@ -26,7 +26,7 @@ func compose(t *testing.T) *types.Project {
 }
 
 // steps are the containers that run once.
-func steps() []string { return []string{"topics", "schemas", "init"} }
+func steps() []string { return []string{"init"} }
 
 func TestComposeServices(t *testing.T) {
 	p := compose(t)
