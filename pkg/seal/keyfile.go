@@ -89,7 +89,7 @@ const mounted = 0o440
 func Load(path string) (*Keys, error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("loading key file: %w; generate one with `databus keys generate`, once for the whole deployment", err)
+		return nil, fmt.Errorf("loading key file: %w; `databus init --keys-file FILE` makes one, once for the whole deployment", err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("loading key file: %w", err)
