@@ -22,10 +22,14 @@ type result struct {
 	err     error
 }
 
-// Main runs a package's tests, stops what they started and exits. Use it as the whole of TestMain.
-func Main(m *testing.M) {
+// Main runs a package's tests, stops what they started, calls what else is to be done at the end, and exits. Use it as
+// the whole of TestMain.
+func Main(m *testing.M, after ...func()) {
 	code := m.Run()
 	stopOwn()
+	for _, f := range after {
+		f()
+	}
 	os.Exit(code)
 }
 
