@@ -91,6 +91,11 @@ func (r *Runtime) assign(ctx context.Context, offsets map[string]map[int32]kgo.O
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	r.life.Lock()
+	defer r.life.Unlock()
+	if r.ended {
+		return nil, context.Canceled
+	}
 	out, err := r.restoreAll(ctx, offsets)
 	if err == nil || ctx.Err() != nil {
 		return out, errors.Join(err, ctx.Err())

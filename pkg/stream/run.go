@@ -44,6 +44,9 @@ type Runtime struct {
 	paused   map[int32]*pause
 	moved    time.Time // when control records first moved a position that no transaction has committed
 
+	life  sync.Mutex // held during an assignment
+	ended bool       // guarded by life
+
 	mu     sync.Mutex
 	tasks  map[int32]*task
 	status status
@@ -117,7 +120,7 @@ func (r *Runtime) Run(ctx context.Context) (err error) {
 			return fmt.Errorf("stream %s: %w", r.o.Group, err)
 		}
 		defer func() { err = errors.Join(err, r.db.Close()) }()
-		defer r.releaseAll()
+		defer r.release()
 	}
 	plain, err := kgo.NewClient(r.o.Kafka...)
 	if err != nil {
@@ -131,10 +134,17 @@ func (r *Runtime) Run(ctx context.Context) (err error) {
 	if err := r.fence(ctx); err != nil {
 		return err
 	}
-	if r.session, err = kgo.NewGroupTransactSession(r.clientOptions()...); err != nil {
+	clientCtx, cancelClient := context.WithCancel(r.ctx)
+	defer cancelClient()
+	if r.session, err = kgo.NewGroupTransactSession(append(r.clientOptions(), kgo.WithContext(clientCtx))...); err != nil {
 		return fmt.Errorf("stream %s: making a client: %w", r.o.Group, err)
 	}
-	defer r.session.CloseAllowingRebalance()
+	defer func() {
+		// Everything is committed or given up, and a static member says no good-bye. Without the cancellation Close would
+		// wait for a join that is under way, as long as the slowest member of the group takes.
+		cancelClient()
+		r.session.CloseAllowingRebalance()
+	}()
 	// The session's own producer id, before the first poll: from here on nobody else with this transactional id can
 	// commit anything.
 	if _, _, err := r.session.Client().ProducerID(ctx); err != nil {
@@ -470,10 +480,18 @@ func (r *Runtime) leave() {
 	}
 }
 
-func (r *Runtime) releaseAll() {
-	for _, t := range r.snapshot() {
+// release ends the use of the state. Callbacks of the client may still run, or come later: they find no task and no way
+// to an assignment.
+func (r *Runtime) release() {
+	r.life.Lock()
+	defer r.life.Unlock()
+	r.ended = true
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, t := range r.tasks {
 		if err := t.cache.release(); err != nil {
 			r.o.Log.Error("releasing a partition", "partition", t.partition, "error", err)
 		}
 	}
+	r.tasks = map[int32]*task{}
 }
