@@ -213,7 +213,7 @@ func (s *story) rebuildNewer(ctx context.Context) error {
 	if err := s.bothApplied(ctx, db); err != nil {
 		return err
 	}
-	if s.out.NewPersons, s.out.NewTables, err = people(ctx, db.store); err != nil {
+	if s.out.NewPersons, s.out.NewTables, err = together(ctx, db.store); err != nil {
 		return err
 	}
 	pairs, err := fcidPairs(ctx, s.live, db.store)

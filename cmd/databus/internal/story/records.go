@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -152,6 +153,32 @@ func (s *story) lookUp(ctx context.Context) error {
 	s.Teller.Say("record %s of %s found by RecordID, by PersonID %s and by FCID %s (%d records of that person)",
 		found.RecordID, s.Account, found.PersonID, found.FCID, len(byPerson))
 	return nil
+}
+
+// together counts the persons of a database, and digests which records are one person's, without the person's ids: under
+// a graph built from evidence these depend on when an identifier was first seen, and so on append times.
+func together(ctx context.Context, store identity.Store) (persons int64, digest string, err error) {
+	members := map[string][]string{} // by FCID
+	err = store.Scan(ctx, identity.ByKey, func(r *identity.Row) error {
+		if !r.Deleted {
+			members[r.FCID] = append(members[r.FCID], r.Account+" "+r.RecordKey)
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, "", fmt.Errorf("scanning keyspace %s: %w", store.Keyspace(), err)
+	}
+	lines := make([]string, 0, len(members))
+	for _, records := range members {
+		slices.Sort(records)
+		lines = append(lines, strings.Join(records, ", ")+"\n")
+	}
+	slices.Sort(lines)
+	h := sha256.New()
+	for _, l := range lines {
+		h.Write([]byte(l))
+	}
+	return int64(len(lines)), hex.EncodeToString(h.Sum(nil)), nil
 }
 
 func seconds(d time.Duration) string { return fmt.Sprintf("%.1f s", d.Seconds()) }

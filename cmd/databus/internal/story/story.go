@@ -60,7 +60,8 @@ type Outcome struct {
 	Counted map[string]int64 `json:"counted"`
 	// Compared is the comparison of the live database with the one rebuilt under the same graph.
 	Compared Compared `json:"compared"`
-	// Tables is a digest of who is whom in the live database, NewTables of the one under the newer graph.
+	// Tables is a digest of who is whom in the live database, NewTables of which records are one person's under the
+	// newer graph, whose ids of persons depend on append times.
 	Tables    string `json:"tables"`
 	NewTables string `json:"new_tables"`
 	// Under the newer graph.
