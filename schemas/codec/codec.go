@@ -30,6 +30,8 @@ type Codec struct {
 
 	mu      sync.Mutex // held while a schema is asked for, so that each is asked for once
 	writers atomic.Pointer[map[int]*avro.Schema]
+
+	producers sync.Map // topic to producer, for JSON
 }
 
 // New returns a codec on a registry.

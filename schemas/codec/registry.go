@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -20,7 +21,8 @@ type Registry interface {
 	ID(ctx context.Context, subject, schema string) (int, error)
 	// Register adds the schema to the subject, or finds it there, and returns its id.
 	Register(ctx context.Context, subject, schema string) (int, error)
-	// Compatible asks whether the schema could be registered; an incompatible one is ErrIncompatible.
+	// Compatible asks whether the schema gets along with every version of the subject, each under the subject's level; if
+	// not it is ErrIncompatible.
 	Compatible(ctx context.Context, subject, schema string) error
 	// SetCompatibility sets the subject's level, for example "BACKWARD_TRANSITIVE".
 	SetCompatibility(ctx context.Context, subject, level string) error
@@ -114,16 +116,25 @@ func (r *registry) Register(ctx context.Context, subject, schema string) (int, e
 }
 
 func (r *registry) Compatible(ctx context.Context, subject, schema string) error {
-	ok, err := call(ctx, r, "checking the schema of "+subject, func() (bool, error) {
-		return r.client.IsSchemaCompatible(subject, schema, "latest", srclient.Avro)
-	})
+	versions, err := call(ctx, r, "listing the versions of "+subject, func() ([]int, error) { return r.client.GetSchemaVersions(subject) })
 	if errors.Is(err, ErrUnknownSchema) {
 		return nil // a subject without versions accepts any schema
 	}
-	if err == nil && !ok {
-		return fmt.Errorf("subject %s: %w with the latest version at %s", subject, ErrIncompatible, r.url)
+	if err != nil {
+		return err
 	}
-	return err
+	for _, v := range versions {
+		ok, err := call(ctx, r, "checking the schema of "+subject, func() (bool, error) {
+			return r.client.IsSchemaCompatible(subject, schema, strconv.Itoa(v), srclient.Avro)
+		})
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return fmt.Errorf("subject %s: %w with version %d at %s", subject, ErrIncompatible, v, r.url)
+		}
+	}
+	return nil
 }
 
 func (r *registry) SetCompatibility(ctx context.Context, subject, level string) error {

@@ -55,7 +55,7 @@ func sources(t *testing.T) []file {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(files) < 20 {
+	if len(files) < 100 {
 		t.Fatalf("only %d Go files were found below %s", len(files), root)
 	}
 	return files
@@ -170,9 +170,16 @@ func noHamba(f file) (wrong []string) {
 // topicName is what a topic of one of our families looks like.
 var topicName = regexp.MustCompile(`^(identity|databus|archive|rebuild|catchup|usage|keys)\.[a-z][a-z-]*(\.dlq)?$`)
 
+// fileName is what the name of one of our files looks like.
+var fileName = regexp.MustCompile(`\.(json|yaml|log)$`)
+
+// topicsKnown looks at production code; tests name topics that do not exist on purpose.
 func topicsKnown(f file) (wrong []string) {
+	if strings.HasSuffix(f.path, "_test.go") {
+		return nil
+	}
 	for _, s := range literals(f) {
-		if !topicName.MatchString(s) {
+		if !topicName.MatchString(s) || fileName.MatchString(s) {
 			continue
 		}
 		if _, ok := schemas.Lookup(s); !ok {
