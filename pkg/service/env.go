@@ -40,6 +40,9 @@ type Env struct {
 	DrainTimeout time.Duration
 	// Tracer makes the service's spans; it costs nothing while tracing is off.
 	Tracer trace.Tracer
+	// Crash is a test's hook, else nil: services hand it to their runtime, which calls it with the name of each place
+	// between two steps of its protocol. An error ends the service there without cleaning up.
+	Crash func(point string) error
 
 	process         *Process
 	tracing         *tracing

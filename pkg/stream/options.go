@@ -91,6 +91,14 @@ const (
 	BeforeState   Point = "before the state batch" // the Pebble batch is built and not committed
 )
 
+// CrashHook makes Options.Crash of a hook that knows the points by their names; nil stays nil.
+func CrashHook(hook func(point string) error) func(Point) error {
+	if hook == nil {
+		return nil
+	}
+	return func(p Point) error { return hook(string(p)) }
+}
+
 func (o *Options) complete() error {
 	def := func(d *time.Duration, v time.Duration) {
 		if *d == 0 {

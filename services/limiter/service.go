@@ -45,7 +45,7 @@ func New(_ context.Context, env *service.Env, cfg Config) (service.Runner, error
 	return s, s.build(stream.Options{
 		Instance: env.Instance, TransactionalSuffix: env.TransactionalSuffix, Kafka: env.KafkaOpts(),
 		StateDir: filepath.Join(env.StateDir, "stream"), StuckAfter: env.StuckAfter,
-		Log: env.Log, Metrics: env.Metrics, Health: check.Set,
+		Log: env.Log, Metrics: env.Metrics, Health: check.Set, Crash: stream.CrashHook(env.Crash),
 	})
 }
 
@@ -66,7 +66,7 @@ func (s *Service) build(o stream.Options) error {
 	o.Topology, o.Codec = Topology(), s.codec
 	o.Stores = []string{storeCounts, storeContracts, storeCrossed}
 	o.CommitInterval, o.TransactionTimeout, o.SessionTimeout = s.cfg.CommitInterval, s.cfg.TransactionTimeout, s.cfg.SessionTimeout
-	o.MaxRecords, o.LeaveOnStop = s.cfg.MaxRecords, s.cfg.LeaveOnStop
+	o.MaxRecords, o.CacheBytes, o.LeaveOnStop = s.cfg.MaxRecords, s.cfg.CacheBytes, s.cfg.LeaveOnStop
 	o.Handlers = func(int32) stream.Handlers {
 		p := newPartition(s)
 		return stream.Handlers{

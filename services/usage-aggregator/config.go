@@ -12,13 +12,14 @@ type Config struct {
 	TransactionTimeout time.Duration `doc:"Kafka's transaction timeout; also how long a dead instance blocks its successor elsewhere."`
 	SessionTimeout     time.Duration `doc:"After this time without heartbeat the group gives the partitions away."`
 	MaxRecords         int           `doc:"Events of a transaction at most."`
+	CacheBytes         int           `doc:"Rows of a partition that are kept in memory, in bytes."`
 	LeaveOnStop        bool          `doc:"Give partitions away at once on a clean stop, for scaling down."`
 }
 
 // Default returns the defaults.
 func Default() Config {
 	return Config{CommitInterval: 100 * time.Millisecond, DedupWindow: 24 * time.Hour, TransactionTimeout: 10 * time.Second,
-		SessionTimeout: 10 * time.Second, MaxRecords: 20_000}
+		SessionTimeout: 10 * time.Second, MaxRecords: 20_000, CacheBytes: 8 << 20}
 }
 
 // Validate returns everything that is wrong, joined.
@@ -35,5 +36,6 @@ func (c Config) Validate() error {
 	check(c.SessionTimeout >= time.Second, "session_timeout is below 1s")
 	check(c.DedupWindow >= 0 && c.DedupWindow <= 7*24*time.Hour, "dedup_window is not between 0 and 168h")
 	check(c.MaxRecords > 0 && c.MaxRecords <= 1_000_000, "max_records is not between 1 and 1000000")
+	check(c.CacheBytes >= 1<<10, "cache_bytes is below 1024")
 	return errors.Join(errs...)
 }
