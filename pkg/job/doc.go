@@ -7,6 +7,8 @@
 //	                 |
 //	               table (a row a job) --> View --> Worker, status
 //
+// Tasks may be in stages (Kind.Stage): those of a stage are sent when all tasks of the stages below are done.
+//
 // The coordinator is a goka processor; a job's state is its row in the processor's group table (machine.go has the state
 // machine). Services give a Kind: the topics, and the functions that plan, run and say things in their own events.
 //
