@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -27,7 +28,7 @@ type Change struct {
 }
 
 // Apply creates the topics that are missing and alters configuration that differs. What it must not change (partitions,
-// cleanup policy) comes back as an error of joined *[Mismatch], after everything else was done.
+// cleanup policy) comes back as an error of joined *[Mismatch], after everything else was done. New topics are ready for use when it returns.
 func Apply(ctx context.Context, adm *kadm.Client, catalogue []schemas.Topic, o Options) ([]Change, error) {
 	differences, err := Compare(ctx, adm, catalogue)
 	if err != nil {
@@ -60,7 +61,48 @@ func Apply(ctx context.Context, adm *kadm.Client, catalogue []schemas.Topic, o O
 			changes = append(changes, Change{m.Topic, fmt.Sprintf("%s from %s to %s", m.What, m.Is, m.Want)})
 		}
 	}
+	if len(changes) > 0 {
+		errs = append(errs, await(ctx, adm, catalogue))
+	}
 	return changes, errors.Join(errs...)
+}
+
+// settle bounds how long brokers may take to know new topics.
+const settle = 30 * time.Second
+
+// await waits until every partition of the topics has a leader: a topic is created before all brokers know it, and a client
+// that comes in between is told that it does not exist.
+func await(ctx context.Context, adm *kadm.Client, catalogue []schemas.Topic) error {
+	names := make([]string, len(catalogue))
+	for i, t := range catalogue {
+		names[i] = t.Name
+	}
+	ctx, cancel := context.WithTimeout(ctx, settle)
+	defer cancel()
+	for {
+		without := ""
+		details, err := adm.ListTopics(kadm.WithAuthorizedOps(ctx), names...)
+		for _, t := range catalogue {
+			d := details[t.Name]
+			led := len(d.Partitions)
+			for _, p := range d.Partitions {
+				if p.Leader < 0 || p.Err != nil {
+					led--
+				}
+			}
+			if d.Err != nil || led == 0 || led < len(d.Partitions) {
+				without = t.Name
+			}
+		}
+		if err == nil && without == "" {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting for topic %s to have a leader for each partition: %w", without, errors.Join(ctx.Err(), err))
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 func create(ctx context.Context, adm *kadm.Client, t schemas.Topic, o Options) (string, error) {
