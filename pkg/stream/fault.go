@@ -43,9 +43,20 @@ func isPoison(err error) bool {
 	return errors.As(err, &p) || codec.IsPoison(err)
 }
 
-// isRetryable: the record may be fine once the registry answers, or knows its schema.
+type waiting struct{ error }
+
+func (w *waiting) Unwrap() error { return w.error }
+
+// Wait is returned by a handler for what time or an operator may cure, such as a store that is away: the transaction is
+// given up, the partition waits, Health says why, and the record comes again. A handler must not wait itself: its
+// transaction would time out.
+func Wait(err error) error { return &waiting{err} }
+
+// isRetryable: the record may be fine once the registry answers, or knows its schema, or what the handler waits for is
+// there.
 func isRetryable(err error) bool {
-	return errors.Is(err, codec.ErrUnavailable) || errors.Is(err, codec.ErrUnknownSchema)
+	var w *waiting
+	return errors.As(err, &w) || errors.Is(err, codec.ErrUnavailable) || errors.Is(err, codec.ErrUnknownSchema)
 }
 
 // retry is a retryable error with its place.

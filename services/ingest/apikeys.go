@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
@@ -43,7 +44,9 @@ func loadAPIKeys(path string) (*apiKeys, error) {
 		return nil, fmt.Errorf("reading API keys: %w", err)
 	}
 	var keys []apiKey
-	if err := json.Unmarshal(b, &keys); err != nil {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields() // somebody who writes an expiry date must not believe that it holds
+	if err := dec.Decode(&keys); err != nil {
 		return nil, fmt.Errorf("reading API keys from %s: %w", path, err)
 	}
 	if len(keys) == 0 {
@@ -71,8 +74,8 @@ func (a *apiKeys) allow(r *http.Request, account, scope string) *problem {
 	if len(a.keys) == 0 {
 		return nil
 	}
-	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-	if !ok {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") || token == "" {
 		return &problem{Status: http.StatusUnauthorized, Title: "an API key is needed", Detail: "send the header Authorization: Bearer KEY"}
 	}
 	sum := sha256.Sum256([]byte(token))

@@ -2,48 +2,58 @@ package ingest
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"sync"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"databus/pkg/identity"
-	"databus/pkg/service"
-	"databus/schemas"
-	"databus/schemas/codec"
 	"databus/schemas/event"
 )
+
+// follower is the applier of one database version.
+type follower struct {
+	db   event.DatabaseVersion
+	stop context.CancelFunc
+	done chan struct{}
+}
 
 // runAppliers keeps one applier running for each database version that follows the Databus: those in state STANDBY or
 // SERVING. A version that is being built, or caught up, has another writer.
 func (s *Service) runAppliers(ctx context.Context) error {
-	running := map[string]context.CancelFunc{}
-	var wg sync.WaitGroup
-	defer wg.Wait()
+	running := map[string]*follower{}
 	for {
 		changed := s.databases.Changed()
 		want := map[string]event.DatabaseVersion{}
 		for _, db := range s.databases.Followed() {
 			want[db.Version] = db
 		}
-		for version, stop := range running {
+		for version, f := range running {
 			if _, ok := want[version]; !ok {
-				stop()
+				f.stop()
+				<-f.done // before the version may come back: it has one writer
 				delete(running, version)
+				s.leaveGroup(ctx, f.db)
 			}
 		}
 		for version, db := range want {
 			if running[version] == nil {
 				one, stop := context.WithCancel(ctx)
-				running[version] = stop
-				wg.Go(func() { s.keepApplying(one, db) })
+				f := &follower{db: db, stop: stop, done: make(chan struct{})}
+				running[version] = f
+				go func() {
+					defer close(f.done)
+					s.keepApplying(one, db)
+				}()
 			}
 		}
 		select {
 		case <-ctx.Done():
-			return nil // and so does every applier
+			for _, f := range running {
+				<-f.done
+				f.stop()
+			}
+			return nil
 		case <-changed:
 		}
 	}
@@ -52,17 +62,18 @@ func (s *Service) runAppliers(ctx context.Context) error {
 // keepApplying runs a version's applier and starts it again from the committed offsets when Kafka or the store failed.
 func (s *Service) keepApplying(ctx context.Context, db event.DatabaseVersion) {
 	name := "applier/" + db.Version
-	check := s.env.Health.Register(name)
+	standing := &standing{check: s.env.Health.Register(name), failing: map[int32]bool{}, reason: "joining group " + db.ApplierGroup}
 	defer s.env.Health.Remove(name)
 	progress := s.env.Progress(name + "/progress")
 	defer s.env.Health.Remove(name + "/progress")
+	defer s.metrics.lag.DeleteLabelValues(db.Version)
 	for ctx.Err() == nil {
-		err := s.apply(ctx, db, check, progress)
+		err := s.apply(ctx, db, standing, progress)
 		if ctx.Err() != nil {
 			return
 		}
-		s.metrics.retries.Inc()
-		check.Set(false, err.Error())
+		s.metrics.retries.WithLabelValues(db.Version).Inc()
+		standing.end(err)
 		s.env.Log.Warn("applier stopped, it starts again from its committed offsets", "database", db.Version, "after", s.cfg.Applier.Retry, "error", err)
 		select {
 		case <-ctx.Done():
@@ -71,110 +82,91 @@ func (s *Service) keepApplying(ctx context.Context, db event.DatabaseVersion) {
 	}
 }
 
-// apply is one life of a version's applier: records in order of offsets into the store, then the offsets. It returns
-// when something fails; offsets that were not committed are read and applied again, which changes nothing.
-func (s *Service) apply(ctx context.Context, db event.DatabaseVersion, check *service.Check, progress *service.Progress) error {
-	g, err := s.graphs.Graph(ctx, db.GraphVersion)
-	if err != nil {
-		return err
+// leaveGroup gives the partitions of a version that is not followed any more away. A static member would keep them until
+// its session times out, and catch-up waits for a group without members.
+func (s *Service) leaveGroup(ctx context.Context, db event.DatabaseVersion) {
+	client, err := kgo.NewClient(s.env.KafkaOpts()...)
+	if err == nil {
+		defer client.Close()
+		bounded, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		_, err = kadm.NewClient(client).LeaveGroup(bounded, kadm.LeaveGroup(db.ApplierGroup).InstanceIDs(s.applierInstance(db)).Reason("the database version is not followed any more"))
 	}
-	store, err := s.stores.Keyspace(db.Keyspace)
 	if err != nil {
-		return err
-	}
-	client, err := kgo.NewClient(s.env.KafkaOpts(
-		kgo.ConsumerGroup(db.ApplierGroup),
-		kgo.InstanceID(s.env.GroupInstanceID("applier."+db.Version)),
-		kgo.ConsumeTopics(schemas.DatabusRecords),
-		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
-		// A version that starts from nothing starts at the beginning. An offset that retention has dropped is an error, not a reset.
-		kgo.ConsumeStartOffset(kgo.NewOffset().AtStart()),
-		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
-		kgo.BlockRebalanceOnPoll(),
-		kgo.DisableAutoCommit(),
-		kgo.OnPartitionsAssigned(func(_ context.Context, _ *kgo.Client, got map[string][]int32) {
-			progress.Assigned(schemas.DatabusRecords, got[schemas.DatabusRecords]...)
-			progress.Restored(schemas.DatabusRecords, got[schemas.DatabusRecords]...)
-		}),
-		kgo.OnPartitionsRevoked(func(_ context.Context, _ *kgo.Client, lost map[string][]int32) {
-			progress.Revoked(schemas.DatabusRecords, lost[schemas.DatabusRecords]...)
-		}),
-		kgo.OnPartitionsLost(func(_ context.Context, _ *kgo.Client, lost map[string][]int32) {
-			progress.Revoked(schemas.DatabusRecords, lost[schemas.DatabusRecords]...)
-		}),
-	)...)
-	if err != nil {
-		return fmt.Errorf("making the applier's client: %w", err)
-	}
-	defer client.CloseAllowingRebalance()
-	a := &applying{Service: s, db: db, applier: identity.Applier{Rows: s.resolver, Graph: g}, store: store}
-	for {
-		fetches := client.PollRecords(ctx, s.cfg.Applier.MaxBatch)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err := fetchError(fetches); err != nil {
-			return err
-		}
-		records := fetches.Records()
-		if err := a.batch(ctx, records); err != nil {
-			return err
-		}
-		if len(records) > 0 {
-			if err := client.CommitRecords(ctx, records...); err != nil {
-				return fmt.Errorf("committing offsets of group %s: %w", db.ApplierGroup, err)
-			}
-		}
-		check.Set(true, "")
-		fetches.EachPartition(func(p kgo.FetchTopicPartition) {
-			if n := len(p.Records); n > 0 {
-				progress.Observe(p.Topic, p.Partition, p.Records[n-1].Offset+1, p.HighWatermark)
-			}
-		})
-		client.AllowRebalance()
+		s.env.Log.Warn("leaving the applier's group failed; its session timeout will do it", "database", db.Version, "error", err)
 	}
 }
 
-// fetchError returns the first error that polling found, with what to do about it.
-func fetchError(fetches kgo.Fetches) error {
-	var found error
-	fetches.EachError(func(topic string, partition int32, err error) {
-		if found == nil && !errors.Is(err, context.Canceled) {
-			found = fmt.Errorf("fetching %s/%d: %w; if retention has dropped what was not applied yet, rebuild the database from the archive", topic, partition, err)
+func (s *Service) applierInstance(db event.DatabaseVersion) string {
+	return s.env.GroupInstanceID("applier." + db.Version)
+}
+
+// standing is an applier's readiness: it has joined its group, and none of its partitions has failed since it was last
+// applied. An assignment alone does not make a failed partition good again: it would look ready between two attempts.
+type standing struct {
+	check interface {
+		Set(ready bool, reason string)
+	}
+
+	mu      sync.Mutex
+	mine    map[int32]bool // nil until the group is joined
+	failing map[int32]bool
+	reason  string
+}
+
+func (s *standing) set(change func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change()
+	for p := range s.mine {
+		if s.failing[p] {
+			s.check.Set(false, s.reason)
+			return
+		}
+	}
+	if s.mine == nil {
+		s.check.Set(false, s.reason)
+		return
+	}
+	s.check.Set(true, "")
+}
+
+// assigned adds partitions.
+func (s *standing) assigned(partitions []int32) {
+	s.set(func() {
+		if s.mine == nil {
+			s.mine = map[int32]bool{}
+		}
+		for _, p := range partitions {
+			s.mine[p] = true
 		}
 	})
-	return found
 }
 
-// applying is what the batches of one applier's life share.
-type applying struct {
-	*Service
-	db      event.DatabaseVersion
-	applier identity.Applier
-	store   identity.Store
+// revoked removes partitions; what was wrong with them is another's concern.
+func (s *standing) revoked(partitions []int32) {
+	s.set(func() {
+		for _, p := range partitions {
+			if s.mine[p] {
+				delete(s.mine, p)
+				delete(s.failing, p)
+			}
+		}
+	})
 }
 
-// batch applies records; each partition's come in order of offsets.
-func (a *applying) batch(ctx context.Context, records []*kgo.Record) error {
-	inputs := make([]identity.Input, 0, len(records))
-	for _, rec := range records {
-		var record event.DatabusRecord
-		err := a.Service.records.Decode(ctx, rec.Value, &record)
-		if codec.IsPoison(err) {
-			a.metrics.undecoded.Inc() // the evidence loop writes the dead letter, once for all appliers
-			continue
+// applied says that a batch of these partitions is in the store and committed, or that err kept it from being.
+func (s *standing) applied(partitions map[int32]bool, err error) {
+	s.set(func() {
+		for p := range partitions {
+			if err == nil {
+				delete(s.failing, p)
+			} else {
+				s.failing[p], s.reason = true, err.Error()
+			}
 		}
-		if err != nil {
-			return fmt.Errorf("decoding %s/%d@%d: %w", rec.Topic, rec.Partition, rec.Offset, err)
-		}
-		inputs = append(inputs, identity.Input{Record: &record, Epoch: a.db.Epoch, Offset: rec.Offset, AppendTime: rec.Timestamp})
-	}
-	results, err := a.applier.Apply(ctx, a.store, inputs)
-	if err != nil {
-		return err
-	}
-	for _, r := range results {
-		a.metrics.applied.WithLabelValues(a.db.Version, r.Outcome.String()).Inc()
-	}
-	return nil
+	})
 }
+
+// end is that of one life of the applier: it owns nothing, but remembers what failed.
+func (s *standing) end(err error) { s.set(func() { s.mine, s.reason = nil, err.Error() }) }

@@ -20,11 +20,11 @@ type Config struct {
 // APIConfig is the HTTP front.
 type APIConfig struct {
 	Listen          string        `doc:"Address of the API."`
-	KeysFile        string        `doc:"JSON file of API keys, hashed; see apikeys.go. Empty means no authentication, which is allowed on a loopback address only."`
+	KeysFile        string        `doc:"JSON file of API keys: [{\"sha256\": HEX, \"account\": ID, \"scopes\": [\"read\", \"write\"]}]. Empty means no authentication, which is allowed on a loopback address only."`
 	MaxBody         int64         `doc:"Largest single record, in bytes."`
-	MaxBatch        int           `doc:"Most lines of a batch; the rest of a longer one is refused."`
+	MaxBatch        int           `doc:"Most lines of a batch; those behind them are not read, and the answer says so."`
 	Timeout         time.Duration `doc:"Longest time for a single call, ?wait=applied included."`
-	BatchTimeout    time.Duration `doc:"Longest time for a batch."`
+	BatchTimeout    time.Duration `doc:"Longest time for a batch; what was not read by then is refused."`
 	Linger          time.Duration `doc:"How long a record may wait for others to share a produce request."`
 	LookupLimit     int           `doc:"Most records that a look-up of a person returns."`
 	WhenNotCaughtUp string        `doc:"What the limit check does before it has read all limits: open lets calls pass, closed refuses them."`
@@ -80,6 +80,9 @@ func (c Config) Validate() error {
 		if d <= 0 {
 			bad("%s: %v is not above zero", key, d)
 		}
+	}
+	if c.API.Linger < 0 || c.API.Linger > time.Second {
+		bad("api.linger: %v is not between 0s and 1s", c.API.Linger)
 	}
 	if c.API.WhenNotCaughtUp != "open" && c.API.WhenNotCaughtUp != "closed" {
 		bad("api.when_not_caught_up: %q is neither open nor closed", c.API.WhenNotCaughtUp)

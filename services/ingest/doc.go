@@ -13,7 +13,16 @@
 // Inputs: HTTP; identity.requests; databus.records; the tables databus.databases, identity.graphs, keys.events and
 // usage.limits. Outputs: databus.records, identity.resolutions, identity.observations, usage.events, keys.events.
 //
+// Concurrency: the API's calls, each loop's partitions and each database version's applier run beside each other; what
+// they share is safe for that. One instance id, one process.
+//
 // Failure: without Kafka the API answers 503 and nothing is acknowledged. Without the store, records are accepted and
-// GET answers 503; appliers wait, and the readiness check says so. A request that cannot be opened or read goes to the
-// dead-letter topic with its bytes. A fenced instance ends.
+// GET answers 503; appliers wait, and the readiness check says so. Without a database, its graph or an account's key the
+// API answers 503 and the loops' partitions wait. A request that cannot be opened or read goes to the dead-letter topic
+// with its bytes. A fenced instance ends. Asked to stop, the API answers what runs and reads no more of batches, then the
+// loops and appliers end.
+//
+// Files: api.go the front and what all routes share; put.go, batch.go, body.go, lookup.go, problem.go, apikeys.go its
+// calls; requests.go and evidence.go the loops; applier.go which appliers run, apply.go one life of one; serving.go the
+// database that answers.
 package ingest

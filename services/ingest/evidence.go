@@ -52,15 +52,16 @@ func (s *Service) onRecord(tx *stream.Tx, rec *kgo.Record) error {
 		s.metrics.evidence.WithLabelValues("repeat").Inc()
 		return nil
 	}
-	tx.Put(storeHistory, key, history(firstSeen, recent))
 	o, err := s.resolver.Observation(ctx, &in, firstSeen)
 	if identity.IsDead(err) {
+		// As for the applier: it leaves no trace, so the request sent again is no repeat of it.
 		s.metrics.evidence.WithLabelValues("dead").Inc()
 		return nil
 	}
 	if err != nil {
-		return err
+		return stream.Wait(err)
 	}
+	tx.Put(storeHistory, key, history(firstSeen, recent))
 	value, err := s.observations.Encode(ctx, o)
 	if err != nil {
 		return err

@@ -3,9 +3,7 @@ package ingest
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"net/http"
-	"strconv"
 
 	"github.com/google/uuid"
 
@@ -22,6 +20,13 @@ type found struct {
 	Fields   map[string]string `json:"fields"`
 }
 
+// foundList is what a look-up of a person returns.
+type foundList struct {
+	Records []found `json:"records"`
+	// Truncated says that there are more than the service returns.
+	Truncated bool `json:"truncated,omitempty"`
+}
+
 // A finder reads an account's rows by one of the three keys. The second value is the answer's form: one record or a list.
 type finder func(ctx context.Context, store identity.Store, account, id string) (rows []identity.Row, one bool, err error)
 
@@ -34,10 +39,11 @@ func (a *api) byRecordID(ctx context.Context, store identity.Store, account, id 
 }
 
 func (a *api) byPerson(ctx context.Context, store identity.Store, account, id string) ([]identity.Row, bool, error) {
-	if _, err := uuid.Parse(id); err != nil {
+	person, err := uuid.Parse(id)
+	if err != nil {
 		return nil, false, badRequest("id", "a PersonID is a UUID")
 	}
-	rows, err := store.ByPerson(ctx, account, id, a.cfg.API.LookupLimit)
+	rows, err := store.ByPerson(ctx, account, person.String(), a.cfg.API.LookupLimit+1)
 	return rows, false, err
 }
 
@@ -48,63 +54,58 @@ func (a *api) byFCID(ctx context.Context, store identity.Store, account, id stri
 		return nil, false, badRequest("id", "an FCID is 32 hex digits")
 	}
 	// The account's PersonID of an FCID is a function of it, and leads to the account's rows alone.
-	rows, err := store.ByPerson(ctx, account, a.resolver.PersonID(account, fcid), a.cfg.API.LookupLimit)
+	rows, err := store.ByPerson(ctx, account, a.resolver.PersonID(account, fcid), a.cfg.API.LookupLimit+1)
 	return rows, false, err
 }
 
 // lookup answers a GET from the serving database.
-func (a *api) lookup(find finder) func(http.ResponseWriter, *http.Request, string) {
-	return func(w http.ResponseWriter, r *http.Request, account string) {
-		status, body, p := a.answer(r, account, find)
-		if p != nil {
-			p.write(w)
-			status = p.Status
-		} else {
-			w.Header().Set("Content-Type", "application/json")
-			_ = json.NewEncoder(w).Encode(body) // the client is gone if this fails
+func (a *api) lookup(find finder) handler {
+	return func(w http.ResponseWriter, r *http.Request, account string) *problem {
+		body, p := a.answer(r, account, find)
+		switch {
+		case p == nil:
+			a.used("", account, packLookup, r.Pattern, http.StatusOK)
+		case p.Status == http.StatusNotFound:
+			a.used("", account, packLookup, r.Pattern, http.StatusNotFound)
+			return p
+		default:
+			return p
 		}
-		if status == http.StatusOK || status == http.StatusNotFound {
-			a.used("", account, packLookup, r.Pattern, status, 1)
-		}
-		a.metrics.calls.WithLabelValues("get", strconv.Itoa(status)).Inc()
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(body) // the client is gone if this fails
+		return nil
 	}
 }
 
-func (a *api) answer(r *http.Request, account string, find finder) (int, any, *problem) {
+func (a *api) answer(r *http.Request, account string, find finder) (any, *problem) {
 	ctx := r.Context()
-	db, _, err := a.serving(ctx)
+	now, err := a.serving()
 	if err != nil {
-		return 0, nil, a.failed(err)
+		return nil, a.failed("looking up", err, noAnswer)
 	}
-	store, err := a.stores.Keyspace(db.Keyspace)
+	rows, one, err := find(ctx, now.store, account, r.PathValue("id"))
 	if err != nil {
-		return 0, nil, a.failed(err)
+		return nil, a.failed("looking up in "+now.db.Keyspace, err, noAnswer)
 	}
-	rows, one, err := find(ctx, store, account, r.PathValue("id"))
-	if err != nil {
-		var p *problem
-		if errors.As(err, &p) {
-			return 0, nil, p
-		}
-		a.env.Log.Warn("look-up failed", "keyspace", db.Keyspace, "error", err)
-		return 0, nil, unavailable("the database does not answer")
+	list := foundList{Records: make([]found, 0, len(rows))}
+	if len(rows) > a.cfg.API.LookupLimit {
+		rows, list.Truncated = rows[:a.cfg.API.LookupLimit], true
 	}
-	records := make([]found, 0, len(rows))
 	for i := range rows {
 		payload, err := a.resolver.Payload(ctx, rows[i].Record())
 		if identity.IsDead(err) {
 			continue // shredded: nobody can read it any more
 		}
 		if err != nil {
-			return 0, nil, a.failed(err)
+			return nil, a.failed("opening what was found", err, "the record's key is not known yet")
 		}
-		records = append(records, found{RecordID: payload.RecordID, FCID: rows[i].FCID, PersonID: rows[i].PersonID, Version: rows[i].Version, Fields: payload.Fields})
+		list.Records = append(list.Records, found{RecordID: payload.RecordID, FCID: rows[i].FCID, PersonID: rows[i].PersonID, Version: rows[i].Version, Fields: payload.Fields})
 	}
-	if len(records) == 0 {
-		return 0, nil, &problem{Status: http.StatusNotFound, Title: "nothing was found"}
+	switch {
+	case len(list.Records) == 0:
+		return nil, &problem{Status: http.StatusNotFound, Title: "nothing was found"}
+	case one:
+		return list.Records[0], nil
 	}
-	if one {
-		return http.StatusOK, records[0], nil
-	}
-	return http.StatusOK, map[string]any{"records": records}, nil
+	return list, nil
 }

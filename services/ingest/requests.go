@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"errors"
+	"strings"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -14,7 +15,7 @@ import (
 
 // requestLoop turns identity.requests into databus.records and identity.resolutions, exactly once. A request that this
 // key pair cannot open, or that holds no record, is a dead letter; one that breaks a rule of the record model is
-// answered with REJECTED.
+// answered with REJECTED. Without a database, its graph or the account's key the partition waits.
 func (s *Service) requestLoop() loop {
 	return loop{handlers: func(int32) stream.Handlers {
 		return stream.Handlers{Inputs: map[string]func(*stream.Tx, *kgo.Record) error{schemas.IdentityRequests: s.onRequest}}
@@ -36,11 +37,11 @@ func (s *Service) onRequest(tx *stream.Tx, rec *kgo.Record) error {
 		return stream.Poison("the sealed bytes are no CustomerRecord")
 	}
 	answer := event.Resolution{RequestID: req.RequestID, Account: req.Account}
-	db, g, err := s.awaitServing(ctx)
+	now, err := s.resolving(ctx)
 	if err != nil {
-		return err
+		return stream.Wait(err)
 	}
-	res, err := s.resolver.Resolve(ctx, g, &identity.Request{Account: req.Account, RequestID: req.RequestID, Kind: req.Kind, Record: customer})
+	res, err := s.resolver.Resolve(ctx, now.graph, &identity.Request{Account: req.Account, RequestID: req.RequestID, Kind: req.Kind, Record: customer})
 	var invalid *identity.Invalid
 	switch {
 	case errors.As(err, &invalid):
@@ -48,14 +49,14 @@ func (s *Service) onRequest(tx *stream.Tx, rec *kgo.Record) error {
 	case errors.Is(err, seal.ErrRevoked):
 		answer.Outcome, answer.Problem = event.OutcomeRejected, "the account's data key is revoked"
 	case err != nil:
-		return err
+		return stream.Wait(err)
 	default:
 		value, err := s.records.Encode(ctx, &res.Record)
 		if err != nil {
 			return err
 		}
 		tx.Emit(schemas.DatabusRecords, []byte(res.Key()), value)
-		answer.RecordKey, answer.GraphVersion, answer.Outcome = res.Record.RecordKey, db.GraphVersion, event.OutcomeDeleted
+		answer.RecordKey, answer.GraphVersion, answer.Outcome = res.Record.RecordKey, now.db.GraphVersion, event.OutcomeDeleted
 		if res.FCID != "" {
 			answer.Fcid, answer.PersonID, answer.Outcome = &res.FCID, &res.PersonID, event.OutcomeResolved
 		}
@@ -65,5 +66,6 @@ func (s *Service) onRequest(tx *stream.Tx, rec *kgo.Record) error {
 		return err
 	}
 	tx.Emit(schemas.IdentityResolutions, []byte(req.RequestID), value)
+	s.metrics.requests.WithLabelValues(strings.ToLower(string(answer.Outcome))).Inc()
 	return nil
 }

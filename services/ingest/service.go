@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
-	"time"
+	"sync/atomic"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"golang.org/x/sync/errgroup"
@@ -42,6 +42,8 @@ type Service struct {
 	databases *identity.Databases
 	graphs    *identity.Graphs
 	stores    identity.Stores
+	served    atomic.Pointer[served]
+	keys      *apiKeys
 
 	records      *codec.Serde[event.DatabusRecord]
 	requests     *codec.Serde[event.ResolveRequest]
@@ -62,6 +64,10 @@ func New(ctx context.Context, env *service.Env, cfg Config) (service.Runner, err
 		resolutions:  codec.For[event.Resolution](env.Codec, schemas.IdentityResolutions),
 		observations: codec.For[event.Observation](env.Codec, schemas.IdentityObservations),
 		customers:    codec.ForEmbedded[event.CustomerRecord]("customer_record"),
+	}
+	var err error
+	if s.keys, err = loadAPIKeys(cfg.API.KeysFile); err != nil {
+		return nil, err
 	}
 	keys, err := env.Keys()
 	if err != nil {
@@ -110,28 +116,32 @@ func (s *Service) close() {
 	}
 }
 
-// Run serves the API and runs the loops until ctx is done. The API stops first, so that no call is cut off.
+// Run serves the API and runs the loops until ctx is done. The API stops first: calls that wait for the applier get
+// their answer.
 func (s *Service) Run(ctx context.Context) error {
 	defer s.close()
-	ready := s.env.Health.Register("tables")
+	s.env.Health.Ask("database", s.ready)
 	if err := s.tables(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil
 		}
 		return err
 	}
-	ready.Set(true, "")
-
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.serveAPI(ctx) })
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	g.Go(func() error {
+		defer stop()
+		return s.serveAPI(ctx)
+	})
 	if s.cfg.Requests.Enabled {
-		g.Go(func() error { return s.runLoop(ctx, requestsGroup, s.cfg.Requests, s.requestLoop()) })
+		g.Go(func() error { return s.runLoop(work, requestsGroup, s.cfg.Requests, s.requestLoop()) })
 	}
 	if s.cfg.Evidence.Enabled {
-		g.Go(func() error { return s.runLoop(ctx, evidenceGroup, s.cfg.Evidence, s.evidenceLoop()) })
+		g.Go(func() error { return s.runLoop(work, evidenceGroup, s.cfg.Evidence, s.evidenceLoop()) })
 	}
 	if s.cfg.Applier.Enabled {
-		g.Go(func() error { return s.runAppliers(ctx) })
+		g.Go(func() error { return s.runAppliers(work) })
 	}
 	return g.Wait()
 }
@@ -186,9 +196,10 @@ func (s *Service) limitsView(ctx context.Context) (*limits.View, error) {
 	return limits.NewView(ctx, limits.Options{Kafka: s.env.KafkaOpts(), Codec: s.env.Codec, Open: s.cfg.API.WhenNotCaughtUp == "open", Metrics: s.env.Metrics, Log: s.env.Log})
 }
 
-// usageProducer emits the service's own usage events.
+// usageProducer emits the service's own usage events. Its buffer takes several full batches at once: what finds no room
+// is not counted.
 func (s *Service) usageProducer() (*usage.Producer, error) {
-	return usage.NewProducer(usage.Options{Kafka: s.env.KafkaOpts(), Codec: s.env.Codec, Metrics: s.env.Metrics, Log: s.env.Log})
+	return usage.NewProducer(usage.Options{Buffer: 100_000, Kafka: s.env.KafkaOpts(), Codec: s.env.Codec, Metrics: s.env.Metrics, Log: s.env.Log})
 }
 
 // newProducer makes the API's idempotent producer: acks=all, so that an answer means the record is on the Databus.
@@ -204,6 +215,3 @@ func (s *Service) newProducer() (*kgo.Client, error) {
 	}
 	return client, nil
 }
-
-// drainTimeout is how long calls may take to finish once the service was asked to stop.
-func (s *Service) drainTimeout() time.Duration { return s.env.DrainTimeout / 2 }

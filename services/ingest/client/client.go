@@ -1,8 +1,9 @@
 // Package client calls ingest's HTTP API.
 //
-// Promise: a call that succeeded is on the Databus. A call that failed for a passing reason (no connection, 429, 503,
-// 5xx) is tried again with the same request id until the context ends or the attempts are used up; repeats change
-// nothing. It does not hold any key: records travel over the connection's own encryption.
+// Promise: a call that succeeded is on the Databus. A call that failed for a passing reason (no connection, a broken
+// answer, 5xx) is tried again with the same request ids until the context ends or the attempts are used up; repeats change
+// nothing. 429 is returned at once: a limit that is used up lasts, and Error.RetryAfter says how long. It does not hold
+// any key: records travel over the connection's own encryption.
 //
 // A Client is safe for concurrent use.
 package client
@@ -11,20 +12,22 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
+	mathrand "math/rand/v2"
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 )
 
 // Record is a customer's record.
 type Record struct {
-	// RequestID is the idempotency key; empty lets the API choose one, which makes a retried call a second version.
+	// RequestID is the idempotency key; where it is empty the client chooses one for the call and its repeats.
 	RequestID string            `json:"request_id,omitempty"`
 	RecordID  string            `json:"record_id"`
 	Fields    map[string]string `json:"fields,omitempty"`
@@ -41,7 +44,7 @@ type Result struct {
 	GraphVersion string `json:"graph_version,omitempty"`
 	Partition    int32  `json:"partition"`
 	Offset       int64  `json:"offset"`
-	// Applied says that the serving database has the record; only with Wait.
+	// Applied says that the serving database has taken the record in; only with wait.
 	Applied bool   `json:"applied,omitempty"`
 	Problem string `json:"problem,omitempty"`
 	Field   string `json:"field,omitempty"`
@@ -100,9 +103,12 @@ type Client struct {
 // time for that is over.
 func (c *Client) Put(ctx context.Context, account string, r Record, wait bool) (Result, error) {
 	var out Result
-	path := "/v1/accounts/" + url.PathEscape(account) + "/records"
+	path := "/v1/accounts/" + segment(account) + "/records"
 	if wait {
 		path += "?wait=applied"
+	}
+	if r.RequestID == "" {
+		r.RequestID = rand.Text()
 	}
 	body, err := json.Marshal(r)
 	if err != nil {
@@ -112,18 +118,21 @@ func (c *Client) Put(ctx context.Context, account string, r Record, wait bool) (
 	return out, err
 }
 
-// PutBatch sends records in one call and returns a result for each, in order. The error is of the call as a whole;
-// a record that was refused has its Status and Problem.
+// PutBatch sends records in one call and returns a result for each, in order. The error is of the call as a whole, and
+// the results are then those up to where it ended; a record that was refused has its Status and Problem.
 func (c *Client) PutBatch(ctx context.Context, account string, records []Record) ([]Result, error) {
 	var body bytes.Buffer
 	enc := json.NewEncoder(&body)
 	for _, r := range records {
+		if r.RequestID == "" {
+			r.RequestID = rand.Text()
+		}
 		if err := enc.Encode(r); err != nil {
 			return nil, fmt.Errorf("encoding record: %w", err)
 		}
 	}
 	var out []Result
-	err := c.call(ctx, http.MethodPost, "/v1/accounts/"+url.PathEscape(account)+"/records/batch", "application/x-ndjson", body.Bytes(), func(b io.Reader) error {
+	err := c.call(ctx, http.MethodPost, "/v1/accounts/"+segment(account)+"/records/batch", "application/x-ndjson", body.Bytes(), func(b io.Reader) error {
 		out = make([]Result, 0, len(records))
 		lines := bufio.NewScanner(b)
 		lines.Buffer(make([]byte, 64<<10), 1<<20)
@@ -140,6 +149,9 @@ func (c *Client) PutBatch(ctx context.Context, account string, records []Record)
 		if err := lines.Err(); err != nil {
 			return fmt.Errorf("reading the answer: %w", err)
 		}
+		if n := len(out); n < len(records) && n > 0 && out[n-1].Status == http.StatusRequestEntityTooLarge {
+			return &Error{Status: out[n-1].Status, Title: out[n-1].Problem} // the batch is too long; sending it again does not help
+		}
 		if len(out) != len(records) {
 			return &Error{Status: http.StatusBadGateway, Title: fmt.Sprintf("%d answers for %d records", len(out), len(records))}
 		}
@@ -151,19 +163,27 @@ func (c *Client) PutBatch(ctx context.Context, account string, records []Record)
 // Get looks a record up by its RecordID.
 func (c *Client) Get(ctx context.Context, account, recordID string) (Found, error) {
 	var out Found
-	err := c.call(ctx, http.MethodGet, "/v1/accounts/"+url.PathEscape(account)+"/records/"+url.PathEscape(recordID), "", nil,
+	err := c.call(ctx, http.MethodGet, "/v1/accounts/"+segment(account)+"/records/"+segment(recordID), "", nil,
 		func(b io.Reader) error { return json.NewDecoder(b).Decode(&out) })
 	return out, err
 }
 
 // ByPerson returns an account's records of a person, by PersonID.
 func (c *Client) ByPerson(ctx context.Context, account, personID string) ([]Found, error) {
-	return c.list(ctx, "/v1/accounts/"+url.PathEscape(account)+"/persons/"+url.PathEscape(personID))
+	return c.list(ctx, "/v1/accounts/"+segment(account)+"/persons/"+segment(personID))
 }
 
 // ByFCID returns an account's records of a person, by FCID.
 func (c *Client) ByFCID(ctx context.Context, account, fcid string) ([]Found, error) {
-	return c.list(ctx, "/v1/accounts/"+url.PathEscape(account)+"/fcids/"+url.PathEscape(fcid))
+	return c.list(ctx, "/v1/accounts/"+segment(account)+"/fcids/"+segment(fcid))
+}
+
+// segment escapes an id for a path. Servers and proxies resolve "." and ".." unless their dots are escaped.
+func segment(id string) string {
+	if id == "." || id == ".." {
+		return strings.ReplaceAll(id, ".", "%2E")
+	}
+	return url.PathEscape(id)
 }
 
 func (c *Client) list(ctx context.Context, path string) ([]Found, error) {
@@ -186,7 +206,7 @@ func (c *Client) call(ctx context.Context, method, path, contentType string, bod
 		if err == nil || i == attempts || !passing(err) || ctx.Err() != nil {
 			return err
 		}
-		wait := pause/2 + rand.N(pause/2)
+		wait := pause/2 + mathrand.N(pause/2)
 		var e *Error
 		if errors.As(err, &e) && e.RetryAfter > wait {
 			wait = min(e.RetryAfter, 30*time.Second)
