@@ -73,11 +73,12 @@ func (r *running) live(ctx context.Context) (err error) {
 			err = cerr
 		}
 	}()
-	stop, _, err := p.ServeAdmin(ctx)
+	stop, operators, err := p.ServeAdmin(ctx)
 	if err != nil {
 		return err
 	}
 	defer stop()
+	p.Log.Info("starting", "service", r.svc.Name(), "operators_port", operators.String())
 	if err := p.Prepare(ctx, r.svc.Topology()); err != nil {
 		return err
 	}
