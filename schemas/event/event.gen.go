@@ -239,7 +239,7 @@ type BaselineRequest struct {
 	Account string `avro:"account"`
 	// Data pack; '*' for all packs together.
 	Pack string `avro:"pack"`
-	// Period id: 'total', 'month:2026-11', 'contract-month:2026-11-15' or 'contract-year:2026-03-01' (local date of its start).
+	// Period id: 'total', 'month:2026-11', 'contract-month:2026-11-15' or 'contract-year:2026-03-01' (local date of its start); '@2' behind it under the account's second set of period bounds, and so on.
 	Period string `avro:"period"`
 	// Start of the period (inclusive), microseconds since 1970 UTC.
 	PeriodStart time.Time `avro:"period_start"`
@@ -575,7 +575,7 @@ type LimitState struct {
 	Account string `avro:"account"`
 	// Data pack; '*' for all packs together.
 	Pack string `avro:"pack"`
-	// Period id: 'total', 'month:2026-11', 'contract-month:2026-11-15' or 'contract-year:2026-03-01' (local date of its start).
+	// Period id: 'total', 'month:2026-11', 'contract-month:2026-11-15' or 'contract-year:2026-03-01' (local date of its start); '@2' behind it under the account's second set of period bounds, and so on.
 	Period string `avro:"period"`
 	// Start of the period (inclusive), microseconds since 1970 UTC.
 	PeriodStart time.Time `avro:"period_start"`
@@ -769,13 +769,25 @@ type ResolveRequest struct {
 	Sealed []byte `avro:"sealed"`
 }
 
+// The part of a count whose events name a data provider.
+type ProviderCount struct {
+	// Data provider; '*' for all those beyond the first 32 of the account, pack and period.
+	Provider string `avro:"provider"`
+	// Units with status 200.
+	Matched int64 `avro:"matched"`
+	// Units with any other status.
+	Unmatched int64 `avro:"unmatched"`
+	// Sum owed to the provider, in millionths of the contract's currency unit.
+	AmountMicros int64 `avro:"amount_micros"`
+}
+
 // The count of one account, pack and period after all input up to a committed position.
 type UsageCount struct {
 	// Account id: 1 to 64 characters of [A-Za-z0-9._-].
 	Account string `avro:"account"`
 	// Data pack; '*' for all packs together.
 	Pack string `avro:"pack"`
-	// Period id: 'total', 'month:2026-11', 'contract-month:2026-11-15' or 'contract-year:2026-03-01' (local date of its start).
+	// Period id: 'total', 'month:2026-11', 'contract-month:2026-11-15' or 'contract-year:2026-03-01' (local date of its start); '@2' behind it under the account's second set of period bounds, and so on.
 	Period string `avro:"period"`
 	// Start of the period (inclusive), microseconds since 1970 UTC.
 	PeriodStart time.Time `avro:"period_start"`
@@ -795,6 +807,8 @@ type UsageCount struct {
 	Estimated bool `avro:"estimated"`
 	// Append time of the newest event that was counted.
 	UpdatedAt time.Time `avro:"updated_at"`
+	// The count by provider, in order of names, over the events that name one.
+	Providers []ProviderCount `avro:"providers"`
 }
 
 // One billable call or batch row of an account; a negative quantity corrects earlier ones.
@@ -825,7 +839,7 @@ type ThresholdEvent struct {
 	Account string `avro:"account"`
 	// Data pack; '*' for all packs together.
 	Pack string `avro:"pack"`
-	// Period id: 'total', 'month:2026-11', 'contract-month:2026-11-15' or 'contract-year:2026-03-01' (local date of its start).
+	// Period id: 'total', 'month:2026-11', 'contract-month:2026-11-15' or 'contract-year:2026-03-01' (local date of its start); '@2' behind it under the account's second set of period bounds, and so on.
 	Period string `avro:"period"`
 	// Start of the period (inclusive), microseconds since 1970 UTC.
 	PeriodStart time.Time `avro:"period_start"`
