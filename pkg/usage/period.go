@@ -1,6 +1,7 @@
 package usage
 
 import (
+	"strconv"
 	"strings"
 	"time"
 
@@ -13,7 +14,9 @@ const AllPacks = "*"
 // A Period is one counting period of an account.
 type Period struct {
 	// ID is 'total', 'month:2026-11', 'contract-month:2026-11-15' or 'contract-year:2026-03-01', the local date of its start.
-	ID string
+	// Under an account's second set of period bounds "@2" stands behind it, and so on (see [WithBounds]).
+	ID   string
+	Kind event.Period
 	// Start is inclusive, End exclusive. The end of 'total' is the zero time.
 	Start, End time.Time
 }
@@ -40,14 +43,39 @@ func Kind(id string) (event.Period, bool) {
 	return "", false
 }
 
+// WithBounds is the id of a period under an account's n-th set of period bounds. Periods of different bounds are different
+// ones, even if they begin on the same day: what was counted under the old bounds stays as it is.
+func WithBounds(id string, n int64) string {
+	if n <= 1 {
+		return id
+	}
+	return id + "@" + strconv.FormatInt(n, 10)
+}
+
+// Bounds takes the id of a period apart: the id without the number of the set of bounds, and that number, which is 1 where
+// none is named; 0 where what stands behind the "@" is no number from 2 on.
+func Bounds(id string) (base string, n int64) {
+	base, set, ok := strings.Cut(id, "@")
+	if !ok {
+		return id, 1
+	}
+	n, err := strconv.ParseInt(set, 10, 64)
+	if err != nil || n < 2 || strconv.FormatInt(n, 10) != set {
+		return base, 0
+	}
+	return base, n
+}
+
 // Total is the period that never ends.
-func Total() Period { return Period{ID: totalID, Start: time.Unix(0, 0).UTC()} }
+func Total() Period {
+	return Period{ID: totalID, Kind: event.PeriodTotal, Start: time.Unix(0, 0).UTC()}
+}
 
 // CalendarMonth is the month of a moment in a time zone.
 func CalendarMonth(at time.Time, zone *time.Location) Period {
 	y, m, _ := at.In(zone).Date()
 	start := time.Date(y, m, 1, 0, 0, 0, 0, zone)
-	return Period{ID: month + start.Format("2006-01"), Start: start.UTC(), End: time.Date(y, m+1, 1, 0, 0, 0, 0, zone).UTC()}
+	return Period{ID: month + start.Format("2006-01"), Kind: event.PeriodCalendarMonth, Start: start.UTC(), End: time.Date(y, m+1, 1, 0, 0, 0, 0, zone).UTC()}
 }
 
 // anniversary is n months after the anchor, at the anchor's local time of day; a day that the month does not have is the
@@ -73,5 +101,9 @@ func sinceAnchor(prefix string, anchor, at time.Time, step int) (Period, bool) {
 		n++
 	}
 	start := anniversary(anchor, n*step)
-	return Period{ID: prefix + start.Format("2006-01-02"), Start: start.UTC(), End: anniversary(anchor, (n+1)*step).UTC()}, true
+	kind := event.PeriodContractMonth
+	if step == 12 {
+		kind = event.PeriodContractYear
+	}
+	return Period{ID: prefix + start.Format("2006-01-02"), Kind: kind, Start: start.UTC(), End: anniversary(anchor, (n+1)*step).UTC()}, true
 }

@@ -122,17 +122,16 @@ func (t *Terms) Counted(pack string, at time.Time, each func(pack string, p Peri
 	}
 }
 
-// Limit is the contract's limit on a pack for a period that began at start, or nil: also where the period is one of
-// another contract's.
+// Limit is the contract's limit on a pack for a period that began at start, or nil: also where the period is not one of
+// this contract's, because its bounds are another contract's.
 func (t *Terms) Limit(pack, periodID string, start time.Time) *event.ContractPack {
 	kind, ok := Kind(periodID)
 	if t == nil || !ok {
 		return nil
 	}
-	if kind == event.PeriodContractMonth || kind == event.PeriodContractYear {
-		if p, ok := t.Period(kind, start); !ok || p.ID != periodID {
-			return nil
-		}
+	base, _ := Bounds(periodID)
+	if p, ok := t.Period(kind, start); !ok || p.ID != base || !p.Start.Equal(start) {
+		return nil
 	}
 	for i := range t.Contract.Packs {
 		if l := &t.Contract.Packs[i]; l.Pack == pack && l.Period == kind {
@@ -165,6 +164,8 @@ func CheckEvent(e *event.UsageEvent, appended time.Time) error {
 		return errors.New("the account id is not valid")
 	case !ValidPack(e.Pack):
 		return errors.New("the pack's name is not valid")
+	case e.Provider != nil && !ValidPack(*e.Provider):
+		return errors.New("the provider's name is not valid")
 	case e.Quantity == 0:
 		return errors.New("the quantity is zero")
 	case e.Quantity > MaxQuantity || e.Quantity < -MaxQuantity:

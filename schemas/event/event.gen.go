@@ -827,7 +827,7 @@ type UsageEvent struct {
 	Status int32 `avro:"status"`
 	// Route that was called, without parameters.
 	Endpoint string `avro:"endpoint"`
-	// Data provider that is owed for the match, if any.
+	// Data provider that is owed for the match, if any: 1 to 64 characters of [A-Za-z0-9._-].
 	Provider *string `avro:"provider"`
 	// Amount owed to the provider, in millionths of the contract's currency unit.
 	AmountMicros int64 `avro:"amount_micros"`
