@@ -123,6 +123,6 @@ func eventually(t testing.TB, limit time.Duration, what string, missing func() s
 		if time.Now().After(deadline) {
 			t.Fatalf("%s: not within %v: %s", what, limit, m)
 		}
-		time.Sleep(50 * time.Millisecond)
+		time.Sleep(100 * time.Millisecond)
 	}
 }
