@@ -52,6 +52,11 @@ func (r *Reader) Get(dst []byte, store string, key []byte) ([]byte, bool, error)
 // Scan calls each with the rows of a store whose keys start with prefix, in order, until each returns false. Key and
 // value are valid during the call only. Get may be called meanwhile, another Scan may not.
 func (r *Reader) Scan(store string, prefix []byte, each func(key, value []byte) bool) error {
+	return r.ScanFrom(store, prefix, prefix, each)
+}
+
+// ScanFrom is Scan from a key on, which starts with prefix.
+func (r *Reader) ScanFrom(store string, prefix, from []byte, each func(key, value []byte) bool) error {
 	fail := func(err error) error {
 		return fmt.Errorf("scanning store %s of partition %d in %s: %w", store, r.partition, r.db.dir, err)
 	}
@@ -63,7 +68,7 @@ func (r *Reader) Scan(store string, prefix []byte, each func(key, value []byte) 
 	}
 	start := appendRowKey(nil, r.partition, store, prefix)
 	skip := len(start) - len(prefix)
-	for ok := r.scan.SeekGE(start); ok && bytes.HasPrefix(r.scan.Key(), start); ok = r.scan.Next() {
+	for ok := r.scan.SeekGE(appendRowKey(nil, r.partition, store, from)); ok && bytes.HasPrefix(r.scan.Key(), start); ok = r.scan.Next() {
 		v, err := r.scan.ValueAndErr()
 		if err != nil {
 			return fail(err)

@@ -133,12 +133,12 @@ func (c *cache) rollback() {
 	c.undo = c.undo[:0]
 }
 
-// scan calls each with the rows whose keys start with prefix, in order of keys: Pebble's, with the open transaction's on
+// scan calls each with the rows whose keys start with prefix, from a key on, in order of keys: Pebble's, with the open transaction's on
 // top. Rows written during the scan are not seen by it.
-func (c *cache) scan(store int, prefix string, each func(key, value []byte) bool) error {
+func (c *cache) scan(store int, prefix, from string, each func(key, value []byte) bool) error {
 	var over []row
 	for _, r := range c.dirty[store] {
-		if strings.HasPrefix(r.key, prefix) {
+		if strings.HasPrefix(r.key, prefix) && r.key >= from {
 			over = append(over, *r)
 		}
 	}
@@ -149,7 +149,7 @@ func (c *cache) scan(store int, prefix string, each func(key, value []byte) bool
 		return err
 	}
 	more := true
-	err = disk.Scan(c.stores[store], []byte(prefix), func(key, value []byte) bool {
+	err = disk.ScanFrom(c.stores[store], []byte(prefix), []byte(from), func(key, value []byte) bool {
 		for more && len(over) > 0 && over[0].key < string(key) {
 			more, over = emit(over[0]), over[1:]
 		}

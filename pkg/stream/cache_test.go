@@ -57,7 +57,7 @@ func TestCacheAgainstAMap(t *testing.T) {
 			prefix := string('x' + rune(rng.IntN(3)))
 			limit := 1 + rng.IntN(40)
 			var rows, want []string
-			if err := c.scan(store, prefix, func(k, v []byte) bool {
+			if err := c.scan(store, prefix, prefix, func(k, v []byte) bool {
 				rows = append(rows, string(k)+"="+string(v))
 				return len(rows) < limit
 			}); err != nil {

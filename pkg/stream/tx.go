@@ -42,7 +42,12 @@ func (tx *Tx) Delete(store string, key []byte) { tx.cache.put(tx.store(store), k
 // are valid during the call only. Rows may be read and written meanwhile, which the scan does not see; another scan
 // may not be started.
 func (tx *Tx) Scan(store string, prefix []byte, each func(key, value []byte) bool) error {
-	return tx.cache.scan(tx.store(store), string(prefix), each)
+	return tx.cache.scan(tx.store(store), string(prefix), string(prefix), each)
+}
+
+// ScanFrom is Scan over all rows of a store from a key on.
+func (tx *Tx) ScanFrom(store string, from []byte, each func(key, value []byte) bool) error {
+	return tx.cache.scan(tx.store(store), "", string(from), each)
 }
 
 // Emit produces a record when the transaction ends. The catalogue says which partition the key belongs to. The runtime

@@ -2,6 +2,7 @@ package usage
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"databus/schemas/event"
@@ -102,6 +103,16 @@ func (a *AccountBounds) Change(t *Terms, counted bool, newest int64) {
 	if changed {
 		a.Last = next.Number
 	}
+}
+
+// From returns the bounds of an account whose partition's events have been counted since a moment.
+func (a AccountBounds) From(since int64) AccountBounds {
+	a.Total.Since, a.Calendar.Since = max(a.Total.Since, since), max(a.Calendar.Since, since)
+	a.Rules = slices.Clone(a.Rules)
+	for i := range a.Rules {
+		a.Rules[i].Since = max(a.Rules[i].Since, since)
+	}
+	return a
 }
 
 // Of returns the set of bounds of a pack's periods of a kind. There must be a rule for contract periods: those that

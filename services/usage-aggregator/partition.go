@@ -16,42 +16,55 @@ const maxTerms = 10_000
 
 // partition is what one partition remembers between calls. The runtime throws it away with every aborted transaction.
 type partition struct {
-	s       *Service
-	terms   map[string]*usage.Terms // by account; nil for an account without contract
-	touched map[string]*count       // counts that the open transaction has changed, by key
-	order   []*count                // the same in order of first change
-	seen    seen
-	event   event.UsageEvent
+	s        *Service
+	accounts map[string]*account
+	touched  map[string]*count // counts that the open transaction has changed, by key
+	order    []*count          // the same in order of first change
+	seen     seen
+	pruning  pruning
+	event    event.UsageEvent
+	first    *int64 // see since
+}
+
+// account is what an event of an account is counted by.
+type account struct {
+	terms  *usage.Terms // nil without a contract
+	bounds usage.AccountBounds
 }
 
 func newPartition(s *Service) *partition {
-	return &partition{s: s, terms: map[string]*usage.Terms{}, touched: map[string]*count{}, seen: newSeen(s.cfg.DedupWindow)}
+	return &partition{s: s, accounts: map[string]*account{}, touched: map[string]*count{}, seen: newSeen(s.cfg.DedupWindow), pruning: pruning{keep: s.cfg.KeepEnded}}
 }
 
 // onContract stores a contract, unless an equal or newer version is known. A tombstone ends it.
 func (p *partition) onContract(tx *stream.Tx, rec *kgo.Record) error {
-	account := string(rec.Key)
+	name := string(rec.Key)
+	if !schemas.ValidAccount(name) {
+		return stream.Poison("contract: the record's key is no account id")
+	}
+	known, err := p.account(tx, name)
+	if err != nil {
+		return err
+	}
 	if rec.Value == nil {
+		if known.terms == nil {
+			return nil
+		}
 		tx.Delete(storeContracts, rec.Key)
-		delete(p.terms, account)
-		return nil
+		return p.change(tx, name, known, nil)
 	}
 	var c event.Contract
-	if err := p.s.contracts.Decode(tx.Context(), rec.Value, &c); err != nil {
+	if err = p.s.contracts.Decode(tx.Context(), rec.Value, &c); err != nil {
 		return err
 	}
 	terms, err := usage.NewTerms(c)
 	if err != nil {
 		return stream.Poison("contract: " + err.Error())
 	}
-	if c.Account != account {
+	if c.Account != name {
 		return stream.Poison("contract: the record's key is not the account")
 	}
-	known, err := p.contract(tx, account)
-	if err != nil {
-		return err
-	}
-	if c.Version <= known.Version() {
+	if c.Version <= known.terms.Version() {
 		return nil
 	}
 	row, err := p.s.stored.Append(nil, &c)
@@ -59,33 +72,35 @@ func (p *partition) onContract(tx *stream.Tx, rec *kgo.Record) error {
 		return err
 	}
 	tx.Put(storeContracts, rec.Key, row)
-	p.terms[account] = terms
-	return nil
+	return p.change(tx, name, known, terms)
 }
 
-func (p *partition) contract(tx *stream.Tx, account string) (*usage.Terms, error) {
-	if t, ok := p.terms[account]; ok {
-		return t, nil
+func (p *partition) account(tx *stream.Tx, name string) (*account, error) {
+	if a, ok := p.accounts[name]; ok {
+		return a, nil
 	}
-	row, err := tx.Get(storeContracts, []byte(account))
+	row, err := tx.Get(storeContracts, []byte(name))
 	if err != nil {
 		return nil, err
 	}
-	if len(p.terms) >= maxTerms {
-		clear(p.terms)
-	}
-	var terms *usage.Terms
+	a := &account{}
 	if row != nil {
 		var c event.Contract
 		if err := p.s.stored.Decode(row, &c); err != nil {
 			return nil, fmt.Errorf("reading a stored contract: %w", err)
 		}
-		if terms, err = usage.NewTerms(c); err != nil {
+		if a.terms, err = usage.NewTerms(c); err != nil {
 			return nil, fmt.Errorf("reading a stored contract: %w", err)
 		}
 	}
-	p.terms[account] = terms
-	return terms, nil
+	if a.bounds, err = p.bounds(tx, name); err != nil {
+		return nil, err
+	}
+	if len(p.accounts) >= maxTerms {
+		clear(p.accounts)
+	}
+	p.accounts[name] = a
+	return a, nil
 }
 
 // onEvent counts an event. Whatever can refuse it comes before the first change.
@@ -95,14 +110,14 @@ func (p *partition) onEvent(tx *stream.Tx, rec *kgo.Record) error {
 	if err := p.s.events.Decode(tx.Context(), rec.Value, e); err != nil {
 		return err
 	}
-	if err := usage.CheckEvent(e, rec.Timestamp); err != nil {
-		return stream.Poison("event: " + err.Error())
+	if why := p.s.refused(e, rec); why != "" {
+		return stream.Poison("event: " + why)
 	}
-	if e.Account != string(rec.Key) {
-		// Its account's rows may belong to another partition.
-		return stream.Poison("event: the record's key is not the account")
+	if err := p.begin(tx, rec); err != nil {
+		return err
 	}
-	terms, err := p.contract(tx, e.Account)
+	p.pruning.newest = max(p.pruning.newest, rec.Timestamp.UnixMicro())
+	acct, err := p.account(tx, e.Account)
 	if err != nil {
 		return err
 	}
@@ -115,35 +130,62 @@ func (p *partition) onEvent(tx *stream.Tx, rec *kgo.Record) error {
 		return nil
 	}
 	var failed error
-	terms.Counted(e.Pack, e.OccurredAt, func(pack string, period usage.Period) {
-		c, err := p.count(tx, e.Account, pack, period.ID)
+	acct.terms.Counted(e.Pack, e.OccurredAt, func(pack string, period usage.Period) {
+		if failed != nil {
+			return
+		}
+		set := acct.bounds.Of(pack, period.Kind)
+		period.ID = usage.WithBounds(period.ID, set.Number)
+		c, found, err := p.count(tx, e.Account, pack, period.ID)
 		if err != nil {
 			failed = err
 			return
 		}
-		c.add(e, period, terms.Version(), rec.Timestamp)
+		c.add(e, period, acct.terms.Version(), rec.Timestamp)
+		if !found && p.s.cfg.History.Enabled && !set.Complete(period) {
+			failed = p.ask(tx, c, rec)
+		}
 	})
+	if failed == nil && acct.bounds.Miss(e.Pack, e.OccurredAt) {
+		failed = p.keepBounds(tx, e.Account, &acct.bounds)
+	}
 	return failed
 }
 
-func (p *partition) count(tx *stream.Tx, account, pack, period string) (*count, error) {
+// refused says why an event must not be counted, and "" where it may. It depends on the record alone: whoever reads the
+// topic again comes to the same answer.
+func (s *Service) refused(e *event.UsageEvent, rec *kgo.Record) string {
+	if err := usage.CheckEvent(e, rec.Timestamp); err != nil {
+		return err.Error()
+	}
+	if e.Account != string(rec.Key) {
+		return "the record's key is not the account" // its account's rows may belong to another partition
+	}
+	if s.cfg.KeepEnded > 0 && e.OccurredAt.Before(rec.Timestamp.Add(-s.cfg.KeepEnded)) {
+		return "it happened longer ago than counts are kept (keep_ended)"
+	}
+	return ""
+}
+
+// count returns the row of a period, and whether there was one.
+func (p *partition) count(tx *stream.Tx, account, pack, period string) (c *count, found bool, err error) {
 	key := countKey(account, pack, period)
 	if c, ok := p.touched[key]; ok {
-		return c, nil
+		return c, true, nil
 	}
-	c := &count{account: account, pack: pack, period: period}
+	c = &count{account: account, pack: pack, period: period}
 	row, err := tx.Get(storeCounts, []byte(key))
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if row != nil {
 		if err := c.decode(row); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
 	p.touched[key] = c
 	p.order = append(p.order, c)
-	return c, nil
+	return c, row != nil, nil
 }
 
 // finish writes and emits every count that the transaction has changed, once.
@@ -156,6 +198,9 @@ func (p *partition) finish(tx *stream.Tx) error {
 			return err
 		}
 		tx.Emit(schemas.UsageCounts, key, value)
+	}
+	if err := p.prune(tx); err != nil {
+		return err
 	}
 	clear(p.touched)
 	p.order = p.order[:0]

@@ -35,6 +35,7 @@ type Service struct {
 	events    *codec.Serde[event.UsageEvent]
 	contracts *codec.Serde[event.Contract]
 	counts    *codec.Serde[event.UsageCount]
+	requests  *codec.Serde[event.BaselineRequest]
 	stored    *codec.Embedded[event.Contract]
 
 	duplicates prometheus.Counter
@@ -60,6 +61,7 @@ func newService(c *codec.Codec, metrics prometheus.Registerer, cfg Config) (*Ser
 		events:     codec.For[event.UsageEvent](c, schemas.UsageEvents),
 		contracts:  codec.For[event.Contract](c, schemas.UsageContracts),
 		counts:     codec.For[event.UsageCount](c, schemas.UsageCounts),
+		requests:   codec.For[event.BaselineRequest](c, schemas.UsageBaselineRequests),
 		stored:     codec.ForEmbedded[event.Contract]("contract"),
 		duplicates: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "databus", Subsystem: "usage", Name: "duplicate_events_total", Help: "Events that were dropped because their id had been seen within the window."}),
 	}
@@ -79,7 +81,7 @@ func newService(c *codec.Codec, metrics prometheus.Registerer, cfg Config) (*Ser
 // build completes the options of the runtime with what the service is.
 func (s *Service) build(o stream.Options) error {
 	o.Topology, o.Codec = Topology(), s.codec
-	o.Stores, o.Uncached = []string{storeCounts, storeContracts, storeSeen}, []string{storeSeen}
+	o.Stores, o.Uncached = []string{storeCounts, storeContracts, storeBounds, storeSeen}, []string{storeSeen}
 	o.CommitInterval, o.TransactionTimeout, o.SessionTimeout = s.cfg.CommitInterval, s.cfg.TransactionTimeout, s.cfg.SessionTimeout
 	o.MaxRecords, o.CacheBytes, o.LeaveOnStop = s.cfg.MaxRecords, s.cfg.CacheBytes, s.cfg.LeaveOnStop
 	o.Handlers = func(int32) stream.Handlers {

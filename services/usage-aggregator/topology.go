@@ -12,6 +12,7 @@ func Topology() schemas.Topology {
 		{Kind: schemas.Table, Topic: schemas.UsageContracts, Group: Name, Doc: "time zones and periods of accounts"},
 		{Kind: schemas.Changelog, Topic: schemas.UsageAggregatorChangelog, Doc: "counts, contracts and ids seen"},
 		{Kind: schemas.Sink, Topic: schemas.UsageCounts, Doc: "one event per changed count and transaction"},
+		{Kind: schemas.Sink, Topic: schemas.UsageBaselineRequests, Doc: "what to count of the time before a seam"},
 		{Kind: schemas.DeadLetter, Topic: schemas.MustLookup(schemas.UsageEvents).DeadLetter()},
 		{Kind: schemas.DeadLetter, Topic: schemas.MustLookup(schemas.UsageContracts).DeadLetter()},
 	}}
@@ -21,5 +22,6 @@ func Topology() schemas.Topology {
 const (
 	storeCounts    = "counts"    // account/pack/period -> count
 	storeContracts = "contracts" // account -> Contract in Avro
+	storeBounds    = "bounds"    // account -> AccountBounds in JSON; "/" -> since when the partition counts
 	storeSeen      = "seen"      // bucket of append time/account/event id -> append time in ms
 )

@@ -1,0 +1,133 @@
+package usageaggregator
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"databus/pkg/stream"
+	"databus/pkg/usage"
+	"databus/schemas"
+	"databus/schemas/event"
+)
+
+// The store of bounds holds a usage.AccountBounds in JSON for each account that has, or had, a contract, and under
+// firstKey the append time of the first event that the partition counted.
+const firstKey = "/"
+
+// begin notes the first event of the partition: what was appended before it nobody has counted.
+func (p *partition) begin(tx *stream.Tx, rec *kgo.Record) error {
+	if p.first != nil {
+		return nil
+	}
+	first, err := p.since(tx)
+	if err != nil {
+		return err
+	}
+	if first == nil {
+		v := int64(usage.BeforeAll)
+		if rec.Offset > 0 {
+			v = rec.Timestamp.UnixMicro()
+		}
+		first = &v
+		tx.Put(storeBounds, []byte(firstKey), binary.AppendVarint(nil, v))
+	}
+	p.first = first
+	// Accounts that were asked for before, by a contract in the same batch, do not know it yet.
+	clear(p.accounts)
+	return nil
+}
+
+// since is the append time of the first event of the partition, usage.BeforeAll where that is the first one of the topic,
+// and nil before any event.
+func (p *partition) since(tx *stream.Tx) (*int64, error) {
+	if p.first != nil {
+		return p.first, nil
+	}
+	row, err := tx.Get(storeBounds, []byte(firstKey))
+	if err != nil || row == nil {
+		return nil, err
+	}
+	v, n := binary.Varint(row)
+	if n <= 0 {
+		return nil, errors.New("reading when counting began: the row is cut off")
+	}
+	return &v, nil
+}
+
+func (p *partition) bounds(tx *stream.Tx, account string) (usage.AccountBounds, error) {
+	var b usage.AccountBounds
+	first, err := p.since(tx)
+	if err != nil {
+		return b, err
+	}
+	since := int64(usage.BeforeAll)
+	if first != nil {
+		since = *first
+	}
+	row, err := tx.Get(storeBounds, []byte(account))
+	if err != nil {
+		return b, err
+	}
+	if row == nil {
+		return usage.NewAccountBounds(since), nil
+	}
+	if err := json.Unmarshal(row, &b); err != nil {
+		return b, fmt.Errorf("reading the bounds of an account: %w", err)
+	}
+	return b.From(since), nil
+}
+
+// change puts new terms of an account into force.
+func (p *partition) change(tx *stream.Tx, name string, a *account, terms *usage.Terms) error {
+	total, counted, err := p.peek(tx, name, usage.AllPacks, usage.Total().ID)
+	if err != nil {
+		return err
+	}
+	a.bounds.Change(terms, counted, total.updated)
+	a.terms = terms
+	return p.keepBounds(tx, name, &a.bounds)
+}
+
+func (p *partition) keepBounds(tx *stream.Tx, account string, b *usage.AccountBounds) error {
+	row, err := json.Marshal(b)
+	if err != nil {
+		return fmt.Errorf("keeping the bounds of an account: %w", err)
+	}
+	tx.Put(storeBounds, []byte(account), row)
+	return nil
+}
+
+// peek reads a count without changing it.
+func (p *partition) peek(tx *stream.Tx, account, pack, period string) (count, bool, error) {
+	key := countKey(account, pack, period)
+	if c, ok := p.touched[key]; ok {
+		return *c, true, nil
+	}
+	var c count
+	row, err := tx.Get(storeCounts, []byte(key))
+	if err != nil || row == nil {
+		return c, false, err
+	}
+	return c, true, c.decode(row)
+}
+
+// ask makes a new count provisional and asks for what happened in its period before the event that began it. Once: the row
+// exists from this transaction on.
+func (p *partition) ask(tx *stream.Tx, c *count, rec *kgo.Record) error {
+	c.provisional = true
+	u := c.event()
+	value, err := p.s.requests.Encode(tx.Context(), &event.BaselineRequest{
+		RequestID: fmt.Sprintf("%s/%d", countKey(c.account, c.pack, c.period), c.version), Account: c.account, Pack: c.pack, Period: c.period,
+		PeriodStart: u.PeriodStart, PeriodEnd: u.PeriodEnd, ContractVersion: c.version,
+		SeamPartition: rec.Partition, SeamOffset: rec.Offset, WindowMicros: p.s.cfg.DedupWindow.Microseconds(),
+	})
+	if err != nil {
+		return err
+	}
+	tx.Emit(schemas.UsageBaselineRequests, []byte(c.account), value)
+	return nil
+}

@@ -1,0 +1,68 @@
+package usageaggregator
+
+import (
+	"time"
+
+	"databus/pkg/stream"
+	"databus/schemas"
+)
+
+// pruning deletes the counts of periods that ended long ago, a few rows in each transaction, once a day of append time.
+// No event can count to them any more: refused sees to that. Only events cause it, like every change of state.
+type pruning struct {
+	keep    time.Duration // 0 turns it off
+	newest  int64         // append time of the newest event, microseconds
+	day     int64         // of the last walk over the rows, in days since 1970
+	walking bool
+	from    []byte // where the walk goes on
+	cutoff  int64  // periods that ended up to here go, microseconds
+}
+
+const (
+	dayMicros = int64(24 * time.Hour / time.Microsecond)
+	pruneRows = 500 // looked at in one transaction
+)
+
+func (p *partition) prune(tx *stream.Tx) error {
+	w := &p.pruning
+	if w.keep == 0 || w.newest == 0 {
+		return nil
+	}
+	if day := w.newest / dayMicros; !w.walking && day > w.day {
+		// A day of slack, because a leader change may turn append time back a little.
+		*w = pruning{keep: w.keep, newest: w.newest, day: day, walking: true, cutoff: (day-1)*dayMicros - w.keep.Microseconds()}
+	}
+	if !w.walking {
+		return nil
+	}
+	var old [][]byte
+	var failed error
+	rows := 0
+	err := tx.ScanFrom(storeCounts, w.from, func(key, row []byte) bool {
+		if rows++; rows > pruneRows {
+			w.from = append([]byte{}, key...)
+			return false
+		}
+		end, err := rowEnd(row)
+		if err != nil {
+			failed = err
+			return false
+		}
+		if _, touched := p.touched[string(key)]; end != 0 && end <= w.cutoff && !touched {
+			old = append(old, append([]byte{}, key...))
+		}
+		return true
+	})
+	if err != nil {
+		return err
+	}
+	if failed != nil {
+		return failed
+	}
+	w.walking = rows > pruneRows
+	for _, key := range old {
+		tx.Delete(storeCounts, key)
+		tx.Emit(schemas.UsageCounts, key, nil)
+	}
+	return nil
+}
