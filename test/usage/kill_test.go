@@ -1,0 +1,210 @@
+package usage
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"databus/pkg/stream"
+)
+
+// points are the places between two steps of the protocol.
+var points = []string{string(stream.AfterFlush), string(stream.AfterEnd), string(stream.BeforeState), string(stream.InsideRestore)}
+
+func pointName(p string) string { return strings.ReplaceAll(p, " ", "_") }
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	figures.print()
+	os.Exit(code)
+}
+
+func TestProveKillsOnEmbedded(t *testing.T) {
+	proveKills(t, onEmbedded(t), size(50, 500), size(1, 10))
+}
+
+// proveKills kills one instance of each service kills times in all, under load: each in each window windows times, the
+// rest at random moments. Then everything must be exact.
+func proveKills(t *testing.T, w *world, kills, windows int) {
+	l := newLoad(w, 4)
+	if err := l.firstContracts(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	stop := l.background(t, size(600, 300))
+	all := []*instance{w.newInstance(aggregator, "a"), w.newInstance(limiter, "a")}
+	began := time.Now()
+	var wg sync.WaitGroup
+	failed := make([]error, len(all))
+	for n, i := range all {
+		own := (kills + 1 - n) / 2
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			failed[n] = killer{i, rand.New(rand.NewPCG(11, uint64(n)))}.run(t.Context(), plan(own, windows, uint64(n)))
+		}()
+	}
+	wg.Wait()
+	for _, err := range failed {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("%d kills in %v", kills, time.Since(began).Round(time.Second))
+	for _, i := range all {
+		if err := i.start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop()
+	w.verify("kills", all...)
+	t.Logf("%d contracts were changed", l.changes.Load())
+}
+
+// background runs the load until stop is called.
+func (l *load) background(t *testing.T, rate int) (stop func()) {
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- l.run(ctx, rate) }()
+	return sync.OnceFunc(func() {
+		t.Helper()
+		cancel()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
+// plan is the order of n kills: a point, or "" for a random moment. A kill inside a restore comes behind one that left
+// the state behind Kafka, every other time, else it meets a deleted state.
+func plan(n, windows int, seed uint64) []string {
+	var blocks [][]string
+	left := n
+	for k := range windows {
+		for _, p := range points {
+			b := []string{p}
+			if p == string(stream.AfterEnd) && k%2 == 0 {
+				b = []string{p, string(stream.InsideRestore)}
+			} else if p == string(stream.InsideRestore) && k%2 == 0 {
+				continue
+			}
+			if left >= len(b) {
+				blocks, left = append(blocks, b), left-len(b)
+			}
+		}
+	}
+	for range left {
+		blocks = append(blocks, []string{""})
+	}
+	rng := rand.New(rand.NewPCG(seed, 9))
+	rng.Shuffle(len(blocks), func(i, j int) { blocks[i], blocks[j] = blocks[j], blocks[i] })
+	var all []string
+	for _, b := range blocks {
+		all = append(all, b...)
+	}
+	return all
+}
+
+// killer kills one instance again and again.
+type killer struct {
+	i   *instance
+	rng *rand.Rand
+}
+
+func (k killer) run(ctx context.Context, kills []string) error {
+	before := ""
+	for n, point := range kills {
+		var err error
+		began := time.Now()
+		if point == "" {
+			err = k.atRandom(ctx)
+		} else {
+			err = k.inside(point, before)
+		}
+		if err != nil {
+			return fmt.Errorf("kill %d of %d (%s): %w", n+1, len(kills), point, err)
+		}
+		figures.kill(point)
+		k.i.w.t.Logf("%s: kill %d, %s: after %v", k.i.service, n+1, point, time.Since(began))
+		before = point
+	}
+	return nil
+}
+
+// atRandom kills at some moment: while it starts and joins, or while it works.
+func (k killer) atRandom(ctx context.Context) error {
+	at, err := k.sum(ctx)
+	if err != nil {
+		return err
+	}
+	if err := k.i.start(); err != nil {
+		return err
+	}
+	if k.rng.IntN(10) < 3 {
+		k.i.run.gone(time.Duration(50+k.rng.IntN(1000)) * time.Millisecond)
+	} else {
+		for deadline := time.Now().Add(patience); ; {
+			if now, err := k.sum(ctx); err == nil && now > at {
+				break
+			}
+			if time.Now().After(deadline) {
+				return fmt.Errorf("it commits nothing:\n%s", k.i.tail())
+			}
+			if k.i.run.gone(30 * time.Millisecond) {
+				break
+			}
+		}
+		k.i.run.gone(time.Duration(k.rng.IntN(700)) * time.Millisecond)
+	}
+	ran, err := k.i.kill9()
+	if err == nil && !ran {
+		err = k.i.ended()
+	}
+	return err
+}
+
+// sum says how far the group is.
+func (k killer) sum(ctx context.Context) (n int64, err error) {
+	offsets, err := k.i.w.admin.FetchOffsets(ctx, k.i.service)
+	for _, ps := range offsets {
+		for _, o := range ps {
+			n += max(0, o.At)
+		}
+	}
+	if err != nil && strings.Contains(err.Error(), "GROUP_ID_NOT_FOUND") {
+		err = nil // the first start
+	}
+	return n, err
+}
+
+// inside lets the instance kill itself at a point, and checks that it did.
+func (k killer) inside(point, before string) error {
+	after := k.rng.IntN(4)
+	if point == string(stream.InsideRestore) {
+		after = 0
+		if before != string(stream.AfterEnd) {
+			if err := os.RemoveAll(k.i.dir); err != nil {
+				return err
+			}
+		}
+	}
+	file, err := k.i.startCrashing(point, after)
+	if err != nil {
+		return err
+	}
+	if !k.i.run.gone(patience) {
+		_, _ = k.i.kill9()
+		return fmt.Errorf("the point was not reached:\n%s", k.i.tail())
+	}
+	if !k.i.run.killed() {
+		return k.i.ended()
+	}
+	if reached, err := os.ReadFile(file); err != nil || string(reached) != point {
+		return fmt.Errorf("the point was not reached: %q, %v", reached, err)
+	}
+	return nil
+}
