@@ -21,7 +21,7 @@ import (
 // whenever a transaction was aborted: what they remember between calls must be derived from stores and may be lost.
 type Handlers struct {
 	// Inputs holds the function of each input topic. It must depend on nothing but the record and the stores. It returns
-	// nil, [Poison] or an error of the codec (see Run for what each leads to); any other error ends Run. What it wrote
+	// nil, [Poison], [Wait] or an error of the codec (see Run for what each leads to); any other error ends Run. What it wrote
 	// before it returned an error is undone.
 	Inputs map[string]func(tx *Tx, rec *kgo.Record) error
 	// Finish is called once per transaction for each partition that processed a record, behind its last record: the place

@@ -101,7 +101,8 @@ func New(o Options) (*Runtime, error) {
 // Run processes until ctx is done and everything polled is committed (it returns nil), or until something is wrong.
 //
 // What a handler's error leads to: Poison, or bytes that the codec calls undecodable, too large or of the wrong schema:
-// dead letter. Registry unreachable or schema unknown to it: the partition waits and Health says so. Else: Run returns it.
+// dead letter. Wait, registry unreachable or schema unknown to it: the partition waits and Health says so. Else: Run
+// returns it.
 func (r *Runtime) Run(ctx context.Context) (err error) {
 	starting := true
 	defer func() {
