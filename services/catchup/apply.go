@@ -24,14 +24,14 @@ func (c *Catchup) apply(ctx context.Context, task *event.CatchupTask, result *ev
 	if err := c.nobodyApplies(ctx, v.ApplierGroup); err != nil {
 		return err
 	}
-	if err := c.keyring.Ready(ctx); err != nil {
+	if err := c.Keyring.Ready(ctx); err != nil {
 		return fmt.Errorf("reading the data keys: %w", err)
 	}
-	g, err := c.graphs.Graph(ctx, v.GraphVersion)
+	g, err := c.Graphs.Graph(ctx, v.GraphVersion)
 	if err != nil {
 		return err
 	}
-	store, err := c.stores.Keyspace(v.Keyspace)
+	store, err := c.Stores.Keyspace(v.Keyspace)
 	if err != nil {
 		return err
 	}
@@ -41,7 +41,7 @@ func (c *Catchup) apply(ctx context.Context, task *event.CatchupTask, result *ev
 	}
 	f := &feeder{
 		c: c, version: v, task: task, result: result, next: task.From,
-		applier: &identity.Applier{Rows: c.rows, Graph: g}, store: store, committed: time.Now(),
+		applier: &identity.Applier{Rows: c.Rows, Graph: g}, store: store, committed: time.Now(),
 	}
 	if at, ok := committed[task.Partition]; ok && at.offset > f.next {
 		f.next = at.offset
@@ -72,7 +72,7 @@ type feeder struct {
 
 func (f *feeder) feed(ctx context.Context) error {
 	if f.next < f.task.To {
-		starts, err := f.c.admin.ListStartOffsets(ctx, schemas.DatabusRecords)
+		starts, err := f.c.Admin.ListStartOffsets(ctx, schemas.DatabusRecords)
 		if err == nil {
 			err = starts.Error()
 		}
@@ -97,11 +97,11 @@ func (f *feeder) feed(ctx context.Context) error {
 
 // fromArchive applies what the log does not have any more: from next to its start.
 func (f *feeder) fromArchive(ctx context.Context, start int64) error {
-	if err := f.c.manifest.CaughtUp(ctx); err != nil {
+	if err := f.c.Manifest.CaughtUp(ctx); err != nil {
 		return err
 	}
 	until := min(start, f.task.To)
-	chain, err := f.c.manifest.Chain(f.task.Partition, f.next)
+	chain, err := f.c.Manifest.Chain(f.task.Partition, f.next)
 	if err == nil && chain.Next < until {
 		err = &history.Gap{Topic: schemas.DatabusRecords, Partition: f.task.Partition, From: chain.Next, To: until}
 	}
@@ -112,7 +112,7 @@ func (f *feeder) fromArchive(ctx context.Context, start int64) error {
 		return fmt.Errorf("retention has dropped what is below offset %d, and the archive lacks it: %w", start, err)
 	}
 	f.c.log.Info("reading what retention has dropped from the archive", "partition", f.task.Partition, "from", f.next, "to", until)
-	sum, err := history.Read(ctx, f.c.bucket, chain, func(rec history.Record[event.DatabusRecord]) error {
+	sum, err := history.Read(ctx, f.c.Bucket, chain, func(rec history.Record[event.DatabusRecord]) error {
 		return f.add(ctx, rec.Offset, rec.Time, rec.Value)
 	})
 	if err == nil {
@@ -229,7 +229,7 @@ func (f *feeder) flush(ctx context.Context, next int64) error {
 			f.c.log.Warn("record is dead", "partition", f.task.Partition, "offset", f.batch[i].Offset, "error", r.Err)
 		}
 	}
-	f.c.metrics.records.Add(float64(len(f.batch)))
+	f.c.records.Add(float64(len(f.batch)))
 	clear(f.batch)
 	f.batch, f.next = f.batch[:0], next
 	if time.Since(f.committed) < f.c.cfg.Commit {

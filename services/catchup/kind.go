@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"databus/pkg/job"
 	"databus/schemas"
@@ -32,31 +31,6 @@ func newSerdes(c *codec.Codec) serdes {
 		row:     codec.For[event.JobState](c, schemas.CatchupTable),
 		record:  codec.For[event.DatabusRecord](c, schemas.DatabusRecords),
 	}
-}
-
-// registryPatience bounds one question to the registry; pkg/job asks again.
-const registryPatience = 10 * time.Second
-
-// patient gives f a bounded context and marks what waiting can cure: all that is not the bytes' own fault.
-func patient[T any](f func(context.Context) (T, error)) (T, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), registryPatience)
-	defer cancel()
-	v, err := f(ctx)
-	if err != nil && !codec.IsPoison(err) {
-		err = job.Temporary(err)
-	}
-	return v, err
-}
-
-func decode[T any](serde *codec.Serde[T], value []byte) (*T, error) {
-	return patient(func(ctx context.Context) (*T, error) {
-		v := new(T)
-		return v, serde.Decode(ctx, value, v)
-	})
-}
-
-func encode[T any](serde *codec.Serde[T], v *T) ([]byte, error) {
-	return patient(func(ctx context.Context) ([]byte, error) { return serde.Encode(ctx, v) })
 }
 
 // lastTask is the partition of the task of stage 1.
@@ -97,7 +71,7 @@ func (c *Catchup) kind() job.Kind {
 }
 
 func (c *Catchup) request(id string, value []byte) (job.Request, error) {
-	q, err := decode(c.serdes.request, value)
+	q, err := job.Decode(c.serdes.request, value)
 	if err != nil {
 		return job.Request{}, err
 	}
@@ -119,7 +93,7 @@ func (c *Catchup) tasks(s job.State) ([][]byte, error) {
 		if n < len(p.Ranges) {
 			task.Partition, task.From, task.To = int32(n), p.Ranges[n].From, p.Ranges[n].To
 		}
-		value, err := encode(c.serdes.task, task)
+		value, err := job.Encode(c.serdes.task, task)
 		if err != nil {
 			return nil, err
 		}
@@ -129,7 +103,7 @@ func (c *Catchup) tasks(s job.State) ([][]byte, error) {
 }
 
 func (c *Catchup) result(value []byte) (job.Result, error) {
-	v, err := decode(c.serdes.result, value)
+	v, err := job.Decode(c.serdes.result, value)
 	if err != nil {
 		return job.Result{}, err
 	}
@@ -144,7 +118,7 @@ func (c *Catchup) event(s job.State, what job.Event, _ int) ([]byte, error) {
 	e := &event.CatchupEvent{JobID: s.JobID, Kind: event.CatchupEventKind(what), Error: s.Error, At: s.UpdatedAt, Partitions: []event.CatchupProgress{}}
 	if what == job.Accepted {
 		e.At, e.Error = s.CreatedAt, ""
-		return encode(c.serdes.event, e)
+		return job.Encode(c.serdes.event, e)
 	}
 	if len(s.Plan) > 0 {
 		p, err := readPlan(&s)
@@ -157,7 +131,7 @@ func (c *Catchup) event(s job.State, what job.Event, _ int) ([]byte, error) {
 		if !s.Tasks[i].Done {
 			continue
 		}
-		v, err := decode(c.serdes.result, s.Tasks[i].Result)
+		v, err := job.Decode(c.serdes.result, s.Tasks[i].Result)
 		if err != nil {
 			return nil, fmt.Errorf("reading the result of task %d: %w", i, err)
 		}
@@ -168,11 +142,11 @@ func (c *Catchup) event(s job.State, what job.Event, _ int) ([]byte, error) {
 			Partition: v.Partition, From: v.From, To: v.To, Applied: v.Applied, Superseded: v.Superseded, Repeats: v.Repeats, Dead: v.Dead,
 		})
 	}
-	return encode(c.serdes.event, e)
+	return job.Encode(c.serdes.event, e)
 }
 
 func (c *Catchup) run(ctx context.Context, t job.Task) ([]byte, error) {
-	task, err := decode(c.serdes.task, t.Value)
+	task, err := job.Decode(c.serdes.task, t.Value)
 	if err != nil {
 		return nil, err
 	}
@@ -185,10 +159,10 @@ func (c *Catchup) run(ctx context.Context, t job.Task) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return encode(c.serdes.result, result)
+	return job.Encode(c.serdes.result, result)
 }
 
 func (c *Catchup) failure(t job.Task, reason error) ([]byte, error) {
 	// The partition is in the reason; a task that cannot be read has none.
-	return encode(c.serdes.result, &event.CatchupResult{JobID: t.JobID, Number: int32(t.Number), Error: reason.Error()})
+	return job.Encode(c.serdes.result, &event.CatchupResult{JobID: t.JobID, Number: int32(t.Number), Error: reason.Error()})
 }

@@ -16,7 +16,7 @@ import (
 
 // plan fixes the ranges: from where the version's applier group stands, or else its frontier, to the end now.
 func (c *Catchup) plan(ctx context.Context, s job.State) ([]byte, error) {
-	q, err := decode(c.serdes.request, s.Request)
+	q, err := job.Decode(c.serdes.request, s.Request)
 	if err != nil {
 		return nil, err
 	}
@@ -28,7 +28,7 @@ func (c *Catchup) plan(ctx context.Context, s job.State) ([]byte, error) {
 		return nil, err
 	}
 	// The high watermark, not what is committed: a transaction that is open now may hold records written before the trigger.
-	ends, err := c.admin.ListEndOffsets(ctx, schemas.DatabusRecords)
+	ends, err := c.Admin.ListEndOffsets(ctx, schemas.DatabusRecords)
 	if err == nil {
 		err = ends.Error()
 	}
@@ -65,10 +65,10 @@ func (c *Catchup) plan(ctx context.Context, s job.State) ([]byte, error) {
 
 // version returns a database version that may be caught up with.
 func (c *Catchup) version(ctx context.Context, id string) (event.DatabaseVersion, error) {
-	if err := c.databases.CaughtUp(ctx); err != nil {
+	if err := c.Databases.CaughtUp(ctx); err != nil {
 		return event.DatabaseVersion{}, job.Temporary(err)
 	}
-	v, ok := c.databases.Get(id)
+	v, ok := c.Databases.Get(id)
 	switch {
 	case id == "":
 		return v, job.Permanent(errors.New("the request names no database_version"))
@@ -82,7 +82,7 @@ func (c *Catchup) version(ctx context.Context, id string) (event.DatabaseVersion
 
 // nobodyApplies checks that the applier group has no members: a database has one writer.
 func (c *Catchup) nobodyApplies(ctx context.Context, group string) error {
-	groups, err := c.admin.DescribeGroups(ctx, group)
+	groups, err := c.Admin.DescribeGroups(ctx, group)
 	if err != nil {
 		return job.Temporary(fmt.Errorf("looking at group %s: %w", group, err))
 	}
@@ -109,7 +109,7 @@ func (c *Catchup) finish(ctx context.Context, task *event.CatchupTask) error {
 		return nil
 	}
 	v.State = event.DatabaseStateStandby
-	if err := identity.Announce(ctx, c.producer, c.codec, v); err != nil {
+	if err := identity.Announce(ctx, c.Producer, c.codec, v); err != nil {
 		return err
 	}
 	c.log.Info("database version", "version", v.Version, "state", v.State, "keyspace", v.Keyspace, "job", task.JobID)

@@ -22,7 +22,7 @@ type position struct {
 }
 
 func (c *Catchup) committed(ctx context.Context, group string) (map[int32]position, error) {
-	fetched, err := c.admin.FetchOffsetsForTopics(ctx, group, schemas.DatabusRecords)
+	fetched, err := c.Admin.FetchOffsetsForTopics(ctx, group, schemas.DatabusRecords)
 	if err == nil {
 		err = fetched.Error()
 	}
@@ -45,7 +45,7 @@ func (c *Catchup) committed(ctx context.Context, group string) (map[int32]positi
 func (c *Catchup) commit(ctx context.Context, group string, partition int32, p position) error {
 	offsets := kadm.Offsets{}
 	offsets.Add(kadm.Offset{Topic: schemas.DatabusRecords, Partition: partition, At: p.offset, LeaderEpoch: -1, Metadata: p.metadata})
-	committed, err := c.admin.CommitOffsets(ctx, group, offsets)
+	committed, err := c.Admin.CommitOffsets(ctx, group, offsets)
 	if err == nil {
 		err = committed.Error()
 	}

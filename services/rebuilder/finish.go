@@ -18,7 +18,7 @@ func (r *Rebuilder) finish(ctx context.Context, task *event.RebuildTask) error {
 	if v.State != event.DatabaseStateBuilding {
 		return nil // an earlier run of this task came so far, and others may be writing since
 	}
-	s, ok, err := r.coordinator.View().Get(task.JobID)
+	s, ok, err := r.View().Get(task.JobID)
 	if err != nil {
 		return err
 	}
@@ -33,7 +33,7 @@ func (r *Rebuilder) finish(ctx context.Context, task *event.RebuildTask) error {
 	if err != nil {
 		return err
 	}
-	store, err := r.stores.Keyspace(task.Keyspace)
+	store, err := r.Stores.Keyspace(task.Keyspace)
 	if err != nil {
 		return err
 	}
@@ -66,15 +66,15 @@ func verify(ctx context.Context, store identity.Store, sum event.RebuildResult) 
 // cleanUp gives up the versions of failed and cancelled jobs: it drops the keyspace, then announces FAILED. It goes by
 // what the topics say, so it catches up with whatever a crash has left, and instances that do it twice do no harm.
 func (r *Rebuilder) cleanUp(ctx context.Context) {
-	for _, v := range r.databases.List() {
+	for _, v := range r.Databases.List() {
 		if v.JobID == "" || v.State != event.DatabaseStateBuilding && v.State != event.DatabaseStateLoaded {
 			continue
 		}
-		s, ok, err := r.coordinator.View().Get(v.JobID)
+		s, ok, err := r.View().Get(v.JobID)
 		if err != nil || !ok || s.Phase != event.JobPhaseFailed && s.Phase != event.JobPhaseCancelled {
 			continue
 		}
-		store, err := r.stores.Keyspace(v.Keyspace)
+		store, err := r.Stores.Keyspace(v.Keyspace)
 		if err == nil {
 			err = store.Drop(ctx)
 		}

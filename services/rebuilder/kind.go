@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"time"
 
 	"databus/pkg/job"
 	"databus/schemas"
@@ -30,31 +29,6 @@ func newSerdes(c *codec.Codec) serdes {
 		event:   codec.For[event.RebuildEvent](c, schemas.RebuildEvents),
 		row:     codec.For[event.JobState](c, schemas.RebuilderTable),
 	}
-}
-
-// registryPatience bounds one question to the registry; pkg/job asks again.
-const registryPatience = 10 * time.Second
-
-// patient gives f a bounded context and marks what waiting can cure: all that is not the bytes' own fault.
-func patient[T any](f func(context.Context) (T, error)) (T, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), registryPatience)
-	defer cancel()
-	v, err := f(ctx)
-	if err != nil && !codec.IsPoison(err) {
-		err = job.Temporary(err)
-	}
-	return v, err
-}
-
-func decode[T any](serde *codec.Serde[T], value []byte) (*T, error) {
-	return patient(func(ctx context.Context) (*T, error) {
-		v := new(T)
-		return v, serde.Decode(ctx, value, v)
-	})
-}
-
-func encode[T any](serde *codec.Serde[T], v *T) ([]byte, error) {
-	return patient(func(ctx context.Context) ([]byte, error) { return serde.Encode(ctx, v) })
 }
 
 // lastTask is the partition of the task of stage 1.
@@ -105,7 +79,7 @@ func (r *Rebuilder) kind() job.Kind {
 }
 
 func (r *Rebuilder) request(id string, value []byte) (job.Request, error) {
-	q, err := decode(r.serdes.request, value)
+	q, err := job.Decode(r.serdes.request, value)
 	if err != nil {
 		return job.Request{}, err
 	}
@@ -123,7 +97,7 @@ func (r *Rebuilder) tasks(s job.State) ([][]byte, error) {
 	}
 	var values [][]byte
 	add := func(partition int, next int64) error {
-		value, err := encode(r.serdes.task, &event.RebuildTask{
+		value, err := job.Encode(r.serdes.task, &event.RebuildTask{
 			JobID: s.JobID, Number: int32(len(values)), DatabaseVersion: p.Database, Keyspace: p.Keyspace, GraphVersion: p.Graph,
 			Partition: int32(partition), Next: next, Epoch: p.Epoch,
 		})
@@ -141,7 +115,7 @@ func (r *Rebuilder) tasks(s job.State) ([][]byte, error) {
 }
 
 func (r *Rebuilder) result(value []byte) (job.Result, error) {
-	v, err := decode(r.serdes.result, value)
+	v, err := job.Decode(r.serdes.result, value)
 	if err != nil {
 		return job.Result{}, err
 	}
@@ -159,7 +133,7 @@ func (r *Rebuilder) totals(s *job.State) (event.RebuildResult, error) {
 		if !s.Tasks[i].Done {
 			continue
 		}
-		v, err := decode(r.serdes.result, s.Tasks[i].Result)
+		v, err := job.Decode(r.serdes.result, s.Tasks[i].Result)
 		if err != nil {
 			return sum, fmt.Errorf("reading the result of task %d: %w", i, err)
 		}
@@ -177,7 +151,7 @@ func (r *Rebuilder) event(s job.State, what job.Event, _ int) ([]byte, error) {
 	e := &event.RebuildEvent{JobID: s.JobID, Kind: event.RebuildEventKind(what), Error: s.Error, At: s.UpdatedAt, Frontier: []event.RebuildFrontier{}}
 	if what == job.Accepted {
 		e.At, e.Error = s.CreatedAt, ""
-		return encode(r.serdes.event, e)
+		return job.Encode(r.serdes.event, e)
 	}
 	if len(s.Plan) > 0 {
 		p, err := readPlan(&s)
@@ -199,11 +173,11 @@ func (r *Rebuilder) event(s job.State, what job.Event, _ int) ([]byte, error) {
 			}
 		}
 	}
-	return encode(r.serdes.event, e)
+	return job.Encode(r.serdes.event, e)
 }
 
 func (r *Rebuilder) run(ctx context.Context, t job.Task) ([]byte, error) {
-	task, err := decode(r.serdes.task, t.Value)
+	task, err := job.Decode(r.serdes.task, t.Value)
 	if err != nil {
 		return nil, err
 	}
@@ -216,9 +190,9 @@ func (r *Rebuilder) run(ctx context.Context, t job.Task) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return encode(r.serdes.result, result)
+	return job.Encode(r.serdes.result, result)
 }
 
 func (r *Rebuilder) failure(t job.Task, reason error) ([]byte, error) {
-	return encode(r.serdes.result, &event.RebuildResult{JobID: t.JobID, Number: int32(t.Number), Error: reason.Error()})
+	return job.Encode(r.serdes.result, &event.RebuildResult{JobID: t.JobID, Number: int32(t.Number), Error: reason.Error()})
 }

@@ -16,32 +16,32 @@ func (r *Rebuilder) load(ctx context.Context, task *event.RebuildTask, result *e
 	if _, err := r.own(ctx, task); err != nil {
 		return err
 	}
-	if err := r.keyring.Ready(ctx); err != nil {
+	if err := r.Keyring.Ready(ctx); err != nil {
 		return fmt.Errorf("reading the data keys: %w", err)
 	}
-	g, err := r.graphs.Graph(ctx, task.GraphVersion)
+	g, err := r.Graphs.Graph(ctx, task.GraphVersion)
 	if err != nil {
 		return err
 	}
-	if err := r.manifest.CaughtUp(ctx); err != nil {
+	if err := r.Manifest.CaughtUp(ctx); err != nil {
 		return err
 	}
-	chain, err := r.manifest.Chain(task.Partition, 0)
+	chain, err := r.Manifest.Chain(task.Partition, 0)
 	if err == nil {
 		chain, err = chain.Until(task.Next)
 	}
 	if err != nil {
 		return err
 	}
-	store, err := r.stores.Keyspace(task.Keyspace)
+	store, err := r.Stores.Keyspace(task.Keyspace)
 	if err != nil {
 		return err
 	}
 	l := &loader{
-		cfg: r.cfg, rows: r.rows, graph: g, store: store, locked: r.locked, written: func(n int) { r.metrics.rows.Add(float64(n)) },
+		cfg: r.cfg, rows: r.Rows, graph: g, store: store, locked: r.locked, written: func(n int) { r.written.Add(float64(n)) },
 		// What has no value breaks the model, and is given as an empty record.
 		read: func(ctx context.Context, fn func(*identity.Input) error) (history.Summary, error) {
-			return history.Read(ctx, r.bucket, chain, func(rec history.Record[event.DatabusRecord]) error {
+			return history.Read(ctx, r.Bucket, chain, func(rec history.Record[event.DatabusRecord]) error {
 				if rec.Value == nil {
 					rec.Value = &event.DatabusRecord{}
 				}
@@ -60,10 +60,10 @@ func (r *Rebuilder) load(ctx context.Context, task *event.RebuildTask, result *e
 
 // own checks that the version is still this job's and not given up.
 func (r *Rebuilder) own(ctx context.Context, task *event.RebuildTask) (event.DatabaseVersion, error) {
-	if err := r.databases.CaughtUp(ctx); err != nil {
+	if err := r.Databases.CaughtUp(ctx); err != nil {
 		return event.DatabaseVersion{}, err
 	}
-	v, ok := r.databases.Get(task.DatabaseVersion)
+	v, ok := r.Databases.Get(task.DatabaseVersion)
 	switch {
 	case !ok || v.JobID != task.JobID || v.Keyspace != task.Keyspace:
 		return v, job.Permanent(fmt.Errorf("database version %s is not this job's any more; another job took its id", task.DatabaseVersion))
@@ -78,7 +78,7 @@ func (r *Rebuilder) locked(ctx context.Context, rec *event.DatabusRecord) (bool,
 	if rec.KeyID == "" {
 		return false, nil
 	}
-	_, err := r.keyring.Opener(ctx, rec.KeyID)
+	_, err := r.Keyring.Opener(ctx, rec.KeyID)
 	if err != nil && identity.IsDead(err) {
 		return true, nil
 	}

@@ -21,11 +21,11 @@ var versionPattern = regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`)
 // plan fixes what a rebuild will do, announces its version and creates its keyspace, in this order: whatever fails then,
 // the version leads the clean-up to the keyspace.
 func (r *Rebuilder) plan(ctx context.Context, s job.State) ([]byte, error) {
-	q, err := decode(r.serdes.request, s.Request)
+	q, err := job.Decode(r.serdes.request, s.Request)
 	if err != nil {
 		return nil, err
 	}
-	for _, caughtUp := range []func(context.Context) error{r.databases.CaughtUp, r.graphs.CaughtUp, r.manifest.CaughtUp} {
+	for _, caughtUp := range []func(context.Context) error{r.Databases.CaughtUp, r.Graphs.CaughtUp, r.Manifest.CaughtUp} {
 		if err := caughtUp(ctx); err != nil {
 			return nil, job.Temporary(err)
 		}
@@ -34,10 +34,10 @@ func (r *Rebuilder) plan(ctx context.Context, s job.State) ([]byte, error) {
 	if !versionPattern.MatchString(p.Database) {
 		return nil, errors.New("database_version is not 1 to 64 characters of [A-Za-z0-9._-]")
 	}
-	if v, ok := r.databases.Get(p.Database); ok && v.JobID != s.JobID {
+	if v, ok := r.Databases.Get(p.Database); ok && v.JobID != s.JobID {
 		return nil, fmt.Errorf("database version %s exists already, in state %s; choose another one, or leave it out", v.Version, v.State)
 	}
-	serving, isServing := r.databases.Serving()
+	serving, isServing := r.Databases.Serving()
 	p.Epoch = serving.Epoch
 	switch {
 	case q.GraphVersion != nil:
@@ -47,7 +47,7 @@ func (r *Rebuilder) plan(ctx context.Context, s job.State) ([]byte, error) {
 	default:
 		return nil, errors.New("no database version is serving: name the graph_version to resolve with")
 	}
-	if _, ok := r.graphs.Version(p.Graph); !ok {
+	if _, ok := r.Graphs.Version(p.Graph); !ok {
 		return nil, fmt.Errorf("%w: %s", identity.ErrUnknownGraph, p.Graph)
 	}
 	if p.Frontier, err = r.frontier(ctx); err != nil {
@@ -57,7 +57,7 @@ func (r *Rebuilder) plan(ctx context.Context, s job.State) ([]byte, error) {
 	if err := r.announce(ctx, p.version(s.JobID, event.DatabaseStateBuilding)); err != nil {
 		return nil, job.Temporary(err)
 	}
-	store, err := r.stores.Keyspace(p.Keyspace)
+	store, err := r.Stores.Keyspace(p.Keyspace)
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +92,7 @@ func keyspaceName(version, jobID string) string {
 // frontier is where the archive of each partition ends. The archive must begin with the first record that ever was: what
 // is in no file would be missing in the database without a trace.
 func (r *Rebuilder) frontier(ctx context.Context) ([]int64, error) {
-	starts, err := r.admin.ListStartOffsets(ctx, schemas.DatabusRecords)
+	starts, err := r.Admin.ListStartOffsets(ctx, schemas.DatabusRecords)
 	if err == nil {
 		err = starts.Error()
 	}
@@ -106,7 +106,7 @@ func (r *Rebuilder) frontier(ctx context.Context) ([]int64, error) {
 		if !ok {
 			return nil, job.Temporary(fmt.Errorf("asking where %s begins: nothing is said of partition %d", schemas.DatabusRecords, partition))
 		}
-		chain, err := r.manifest.Chain(partition, 0)
+		chain, err := r.Manifest.Chain(partition, 0)
 		if err != nil {
 			return nil, err
 		}
@@ -120,7 +120,7 @@ func (r *Rebuilder) frontier(ctx context.Context) ([]int64, error) {
 }
 
 func (r *Rebuilder) announce(ctx context.Context, v event.DatabaseVersion) error {
-	if err := identity.Announce(ctx, r.producer, r.codec, v); err != nil {
+	if err := identity.Announce(ctx, r.Producer, r.codec, v); err != nil {
 		return err
 	}
 	r.log.Info("database version", "version", v.Version, "state", v.State, "keyspace", v.Keyspace, "graph", v.GraphVersion, "job", v.JobID)
