@@ -121,7 +121,9 @@ func TestStopInTheMiddle(t *testing.T) {
 	first := r.put("acme", "1", "a", "a@mail.example")
 	r.store.fail(errors.New("no host answers"))
 	waits := make(chan reply, 1)
-	go func() { waits <- r.call("POST", "/v1/accounts/acme/records?wait=applied", `{"record_id":"b","request_id":"2"}`) }()
+	go func() {
+		waits <- r.call("POST", "/v1/accounts/acme/records?wait=applied", `{"record_id":"b","request_id":"2"}`)
+	}()
 	body, send := newSlowBody()
 	batch := make(chan string, 1)
 	go func() { batch <- r.send("/v1/accounts/acme/records/batch", body) }()

@@ -334,7 +334,9 @@ func (r *rig) modelled(keyspace, model string) {
 }
 
 // records are those on the Databus.
-func (r *rig) records() []event.DatabusRecord { return events[event.DatabusRecord](r, schemas.DatabusRecords) }
+func (r *rig) records() []event.DatabusRecord {
+	return events[event.DatabusRecord](r, schemas.DatabusRecords)
+}
 
 func sorted(list []string) []string {
 	list = slices.Clone(list)
