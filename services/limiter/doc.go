@@ -4,9 +4,15 @@
 // usage.limits, the newest state of each limit per transaction, which API layers follow; dead letters of both inputs.
 //
 // Promise: threshold events are a function of the committed sequence of counts and contracts: a threshold is announced as
-// crossed once, when a count reaches it, and as reset once, when a correction falls below it, or a new contract raises
-// or drops it. 100 percent of a limit is always a threshold. Each event names the input record that caused it; nothing
-// happens without one, so a period that ends is noticed by readers, by their clock.
+// crossed once, when a count reaches it, and as reset once: when a correction falls below it, when a contract raises or
+// drops it, or when the first count of a later period of the pack comes. What a late event crosses in a period that is
+// over is announced as crossed and, right behind it, as reset. 100 percent of a limit is always a threshold. Each event
+// names the input record that caused it; nothing happens without one, so until the next period's first count its end is
+// noticed by readers, by their clock.
+//
+// Where a contract changes the bounds of periods (see usage.AccountBounds), the old bounds' limit ends with the first count
+// under the new ones, or with the contract where it has no such period. A count may be below zero, if more was corrected
+// than counted: it is compared as it is.
 //
 // Concurrency: the stream runtime's: partitions in parallel, one goroutine each.
 //

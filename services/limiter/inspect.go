@@ -8,24 +8,29 @@ import (
 )
 
 // InspectRow returns a stored row in a form that encoding/json prints, and false for a store that is not the service's.
-func InspectRow(store string, _, value []byte) (any, bool, error) {
+func InspectRow(store string, key, value []byte) (any, bool, error) {
 	var b []byte
 	var err error
 	switch store {
 	case storeCounts:
-		b, err = codec.ForEmbedded[event.UsageCount]("usage_count").JSON(value)
+		c, err := decodeCount(key, value)
+		if err != nil {
+			return nil, true, err
+		}
+		return map[string]any{"period_start": c.PeriodStart, "period_end": c.PeriodEnd, "contract_version": c.ContractVersion,
+			"matched": c.Matched, "unmatched": c.Unmatched}, true, nil
 	case storeContracts:
 		b, err = codec.ForEmbedded[event.Contract]("contract").JSON(value)
 	case storeCrossed:
-		limit, crossed, err := decodeCrossed(value)
+		said, err := decodeCrossed(value)
 		if err != nil {
 			return nil, true, err
 		}
 		all := []map[string]any{}
-		for _, t := range crossed {
-			all = append(all, map[string]any{"kind": t.measure(), "value": t.value, "units": t.units(limit)})
+		for _, t := range said.crossed {
+			all = append(all, map[string]any{"kind": t.measure(), "value": t.value, "units": t.units(said.limit)})
 		}
-		return map[string]any{"limit": limit, "crossed": all}, true, nil
+		return map[string]any{"limit": said.limit, "crossed": all, "over": said.over}, true, nil
 	default:
 		return nil, false, nil
 	}

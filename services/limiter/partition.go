@@ -1,7 +1,6 @@
 package limiter
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -30,10 +29,11 @@ func newPartition(s *Service) *partition {
 	return &partition{s: s, terms: map[string]*usage.Terms{}, states: map[string]*event.LimitState{}}
 }
 
-// onCount stores a count and compares it with its limit.
+// onCount stores a count and compares it with its limit. A tombstone is the end of a count that the aggregator keeps no
+// longer, long after its period.
 func (p *partition) onCount(tx *stream.Tx, rec *kgo.Record) error {
 	if rec.Value == nil {
-		return nil // nobody deletes counts
+		return p.remove(tx, rec.Key)
 	}
 	var c event.UsageCount
 	if err := p.s.counts.Decode(tx.Context(), rec.Value, &c); err != nil {
@@ -42,18 +42,30 @@ func (p *partition) onCount(tx *stream.Tx, rec *kgo.Record) error {
 	if schemas.JoinKey(c.Account, c.Pack, c.Period) != string(rec.Key) || !schemas.ValidAccount(c.Account) {
 		return stream.Poison("count: the record's key is not the count's")
 	}
-	if _, ok := usage.Kind(c.Period); !ok {
+	kind, ok := usage.Kind(c.Period)
+	if !ok {
 		return stream.Poison("count: the period is of an unknown kind")
+	}
+	if (kind == event.PeriodTotal) != (c.PeriodEnd == nil) || c.PeriodEnd != nil && !c.PeriodEnd.After(c.PeriodStart) {
+		return stream.Poison("count: the period does not end behind its start")
+	}
+	if _, set := usage.Bounds(c.Period); set == 0 {
+		return stream.Poison("count: the number of the period's set of bounds is not valid")
 	}
 	terms, err := p.contract(tx, c.Account)
 	if err != nil {
 		return err
 	}
-	row, err := p.s.storedCounts.Append(nil, &c)
+	known, err := tx.Get(storeCounts, rec.Key)
 	if err != nil {
 		return err
 	}
-	tx.Put(storeCounts, rec.Key, row)
+	tx.Put(storeCounts, rec.Key, encodeCount(&c))
+	if known == nil && c.PeriodEnd != nil {
+		if err = p.begin(tx, rec, terms, &c); err != nil {
+			return err
+		}
+	}
 	return p.compare(tx, rec, terms, &c)
 }
 
@@ -120,20 +132,16 @@ func (p *partition) contract(tx *stream.Tx, account string) (*usage.Terms, error
 
 // compareAll compares every count of an account whose period has not ended with its new contract.
 func (p *partition) compareAll(tx *stream.Tx, cause *kgo.Record, account string, terms *usage.Terms) error {
-	var failed error
-	err := tx.Scan(storeCounts, []byte(account+"/"), func(_, row []byte) bool {
-		var c event.UsageCount
-		if err := p.s.storedCounts.Decode(row, &c); err != nil {
-			failed = fmt.Errorf("reading a stored count: %w", err)
-			return false
+	counts, err := stored(tx, account+"/")
+	for _, c := range counts {
+		if err != nil {
+			break
 		}
-		if c.PeriodEnd != nil && !c.PeriodEnd.After(cause.Timestamp) {
-			return true // history: what was announced about it stays
+		if c.PeriodEnd == nil || c.PeriodEnd.After(cause.Timestamp) { // else history: what was announced about it stays
+			err = p.compare(tx, cause, terms, c)
 		}
-		failed = p.compare(tx, cause, terms, &c)
-		return failed == nil
-	})
-	return errors.Join(err, failed)
+	}
+	return err
 }
 
 // compare announces what the count crosses or falls below, and keeps the limit's state for finish.
@@ -143,61 +151,70 @@ func (p *partition) compare(tx *stream.Tx, cause *kgo.Record, terms *usage.Terms
 	if err != nil {
 		return err
 	}
-	var before []threshold
-	var oldLimit int64
-	if row != nil {
-		if oldLimit, before, err = decodeCrossed(row); err != nil {
-			return err
-		}
-	}
 	limit := terms.Limit(c.Pack, c.Period, c.PeriodStart)
 	if limit == nil {
-		if row == nil {
-			return nil
-		}
 		// The contract dropped the limit: whoever acts on a crossed threshold must stop.
-		for _, t := range slices.Backward(before) {
-			if err := p.announce(tx, cause, terms, c, t, oldLimit, event.ThresholdEventKindReset); err != nil {
-				return err
-			}
-		}
-		tx.Delete(storeCrossed, key)
-		p.keep(string(key), nil)
-		return nil
+		return p.drop(tx, cause, terms, c, row)
+	}
+	var before announced
+	if row != nil {
+		before, err = decodeCrossed(row)
+	} else if c.PeriodEnd != nil {
+		before.over, err = over(tx, c)
+	}
+	if err != nil {
+		return err
 	}
 	used := c.Matched + c.Unmatched
-	all := levels(limit)
-	var now []threshold
-	for _, t := range all {
+	now := announced{limit: limit.Limit, over: before.over}
+	var reached []threshold
+	for _, t := range levels(limit) {
 		if used >= t.units(limit.Limit) {
-			now = append(now, t)
+			reached = append(reached, t)
 		}
 	}
-	for _, t := range slices.Backward(before) {
-		if !slices.Contains(now, t) {
+	now.crossed = reached
+	if now.over {
+		// What was announced in a period that is over was reset as well, and stays said.
+		now.crossed = before.crossed
+		for _, t := range reached {
+			if !slices.Contains(now.crossed, t) {
+				now.crossed = append(slices.Clip(now.crossed), t)
+			}
+		}
+	}
+	for _, t := range slices.Backward(before.crossed) {
+		if !slices.Contains(now.crossed, t) {
 			if err := p.announce(tx, cause, terms, c, t, limit.Limit, event.ThresholdEventKindReset); err != nil {
 				return err
 			}
 		}
 	}
-	for _, t := range now {
-		if !slices.Contains(before, t) {
-			if err := p.announce(tx, cause, terms, c, t, limit.Limit, event.ThresholdEventKindCrossed); err != nil {
-				return err
-			}
+	for _, t := range now.crossed {
+		if slices.Contains(before.crossed, t) {
+			continue
+		}
+		if err := p.announce(tx, cause, terms, c, t, limit.Limit, event.ThresholdEventKindCrossed); err != nil {
+			return err
+		}
+		if !now.over {
+			continue
+		}
+		if err := p.announce(tx, cause, terms, c, t, limit.Limit, event.ThresholdEventKindReset); err != nil {
+			return err
 		}
 	}
-	if row == nil || oldLimit != limit.Limit || !slices.Equal(before, now) {
-		tx.Put(storeCrossed, key, encodeCrossed(limit.Limit, now))
+	if row == nil || before.limit != now.limit || !slices.Equal(before.crossed, now.crossed) {
+		tx.Put(storeCrossed, key, now.encode())
 	}
 	state := &event.LimitState{Account: c.Account, Pack: c.Pack, Period: c.Period, PeriodStart: c.PeriodStart, PeriodEnd: c.PeriodEnd,
 		Limit: limit.Limit, Used: used, Remaining: limit.Limit - used, State: event.LimitLevelOk, ContractVersion: terms.Version(),
 		ContractEndsAt: terms.Contract.EndsAt, UpdatedAt: micros(cause.Timestamp)}
-	if len(now) > 0 {
-		state.State = event.LimitLevelWarned
-	}
-	if used >= limit.Limit {
+	switch {
+	case used >= limit.Limit:
 		state.State = event.LimitLevelExceeded
+	case len(reached) > 0:
+		state.State = event.LimitLevelWarned
 	}
 	p.keep(string(key), state)
 	return nil

@@ -34,7 +34,6 @@ type Service struct {
 	thresholds *codec.Serde[event.ThresholdEvent]
 	limits     *codec.Serde[event.LimitState]
 
-	storedCounts    *codec.Embedded[event.UsageCount]
 	storedContracts *codec.Embedded[event.Contract]
 }
 
@@ -56,7 +55,6 @@ func newService(c *codec.Codec, cfg Config) *Service {
 		contracts:       codec.For[event.Contract](c, schemas.UsageContracts),
 		thresholds:      codec.For[event.ThresholdEvent](c, schemas.UsageThresholds),
 		limits:          codec.For[event.LimitState](c, schemas.UsageLimits),
-		storedCounts:    codec.ForEmbedded[event.UsageCount]("usage_count"),
 		storedContracts: codec.ForEmbedded[event.Contract]("contract"),
 	}
 }

@@ -43,12 +43,27 @@ func levels(l *event.ContractPack) []threshold {
 	return all
 }
 
-// A crossed row remembers what was announced: its version, the limit, then kind and value of each threshold.
-const crossedVersion = 1
+// A crossed row remembers what was announced: its version, the limit, then kind and value of each threshold. The version
+// also says whether the period is over, so that the thresholds were announced as reset behind their crossing.
+const (
+	crossedRunning = 1
+	crossedOver    = 2
+)
 
-func encodeCrossed(limit int64, crossed []threshold) []byte {
-	b := binary.AppendVarint([]byte{crossedVersion}, limit)
-	for _, t := range crossed {
+// announced is what has been said about the thresholds of one limit in one period.
+type announced struct {
+	limit   int64
+	crossed []threshold
+	over    bool
+}
+
+func (a announced) encode() []byte {
+	version := byte(crossedRunning)
+	if a.over {
+		version = crossedOver
+	}
+	b := binary.AppendVarint([]byte{version}, a.limit)
+	for _, t := range a.crossed {
 		kind := byte(0)
 		if t.percent {
 			kind = 1
@@ -60,21 +75,23 @@ func encodeCrossed(limit int64, crossed []threshold) []byte {
 
 var errCrossedRow = errors.New("reading crossed thresholds: the row has an unknown version or is cut off; run the newer program or restore the state")
 
-func decodeCrossed(b []byte) (limit int64, crossed []threshold, err error) {
-	if len(b) == 0 || b[0] != crossedVersion {
-		return 0, nil, errCrossedRow
+func decodeCrossed(b []byte) (a announced, err error) {
+	if len(b) == 0 || b[0] != crossedRunning && b[0] != crossedOver {
+		return a, errCrossedRow
 	}
+	a.over = b[0] == crossedOver
 	limit, n := binary.Varint(b[1:])
 	if n <= 0 {
-		return 0, nil, errCrossedRow
+		return a, errCrossedRow
 	}
+	a.limit = limit
 	for b = b[1+n:]; len(b) > 0; {
 		v, n := binary.Varint(b[1:])
 		if n <= 0 {
-			return 0, nil, errCrossedRow
+			return a, errCrossedRow
 		}
-		crossed = append(crossed, threshold{percent: b[0] == 1, value: v})
+		a.crossed = append(a.crossed, threshold{percent: b[0] == 1, value: v})
 		b = b[1+n:]
 	}
-	return limit, crossed, nil
+	return a, nil
 }

@@ -20,7 +20,7 @@ func Topology() schemas.Topology {
 
 // State stores.
 const (
-	storeCounts    = "counts"    // account/pack/period -> UsageCount in Avro
+	storeCounts    = "counts"    // account/pack/period -> the count as of the newest record
 	storeContracts = "contracts" // account -> Contract in Avro
-	storeCrossed   = "crossed"   // account/pack/period -> thresholds announced as crossed
+	storeCrossed   = "crossed"   // account/pack/period -> thresholds announced as crossed, and whether the period is over
 )
