@@ -53,4 +53,4 @@ check-generated: ## fail if generated code or documents are stale
 
 .PHONY: check-modules
 check-modules: ## every module builds by itself, outside of the workspace
-	@for m in $(MODULES); do (cd $$m && GOWORK=off go build ./... && GOWORK=off go mod verify >/dev/null) || { echo "$$m does not build by itself"; exit 1; }; done
+	@for m in $(MODULES); do (cd $$m && GOWORK=off go build ./...) || { echo "$$m does not build by itself"; exit 1; }; done
