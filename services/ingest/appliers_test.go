@@ -144,9 +144,13 @@ func TestBehindRetention(t *testing.T) {
 	if _, err := r.Admin.DeleteRecords(t.Context(), drop); err != nil {
 		t.Fatal(err)
 	}
-	r.changed = map[string]any{"evidence.enabled": false} // that loop would end the service
 	r.launch()
 	r.Eventually("it says what to do", func() bool {
-		return strings.Contains(r.unready()["applier/v1"], "retention has dropped what this database has not applied")
+		bad := r.unready()
+		return strings.Contains(bad["applier/v1"], "retention has dropped what this database has not applied") &&
+			strings.Contains(bad[evidenceGroup], "retention has deleted")
 	})
+	if p := r.call("POST", "/v1/accounts/acme/records", `{"record_id":"a"}`); p.status != 200 {
+		t.Errorf("the API: %d %s", p.status, p.body)
+	}
 }

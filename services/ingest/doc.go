@@ -18,7 +18,7 @@
 //
 // Failure: without Kafka the API answers 503 and nothing is acknowledged. Without the store, records are accepted and
 // GET answers 503; appliers wait, and the readiness check says so. Without a database, its graph or an account's key the
-// API answers 503 and the loops' partitions wait. A request that cannot be opened or read goes to the dead-letter topic
+// API answers 503 and the loops' partitions wait. A loop or an applier that failed starts again from what is committed. A request that cannot be opened or read goes to the dead-letter topic
 // with its bytes. A fenced instance ends. Asked to stop, the API answers what runs and reads no more of batches, then the
 // loops and appliers end.
 //

@@ -62,6 +62,9 @@ func (a *api) send(ctx context.Context, q *identity.Request) (*pending, error) {
 		p.result.Warnings = append(p.result.Warnings, w.String())
 	}
 	a.producer.Produce(ctx, &kgo.Record{Topic: schemas.DatabusRecords, Key: []byte(res.Key()), Value: value}, func(r *kgo.Record, err error) {
+		if err != nil {
+			err = fmt.Errorf("producing to %s: %w", r.Topic, err)
+		}
 		p.done <- placed{r.Partition, r.Offset, err}
 	})
 	return p, nil
@@ -81,7 +84,7 @@ func (p *pending) acknowledged(ctx context.Context) error {
 		}
 	}
 	if at.err != nil {
-		return fmt.Errorf("producing to %s: %w", schemas.DatabusRecords, at.err)
+		return at.err
 	}
 	p.result.Partition, p.result.Offset = at.partition, at.offset
 	return nil

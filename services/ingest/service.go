@@ -2,10 +2,12 @@ package ingest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
 	"sync/atomic"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 	"golang.org/x/sync/errgroup"
@@ -135,10 +137,10 @@ func (s *Service) Run(ctx context.Context) error {
 		return s.serveAPI(ctx)
 	})
 	if s.cfg.Requests.Enabled {
-		g.Go(func() error { return s.runLoop(work, requestsGroup, s.cfg.Requests, s.requestLoop()) })
+		g.Go(func() error { return s.keepLoop(work, requestsGroup, s.cfg.Requests, s.requestLoop()) })
 	}
 	if s.cfg.Evidence.Enabled {
-		g.Go(func() error { return s.runLoop(work, evidenceGroup, s.cfg.Evidence, s.evidenceLoop()) })
+		g.Go(func() error { return s.keepLoop(work, evidenceGroup, s.cfg.Evidence, s.evidenceLoop()) })
 	}
 	if s.cfg.Applier.Enabled {
 		g.Go(func() error { return s.runAppliers(work) })
@@ -163,8 +165,31 @@ type loop struct {
 	handlers func(partition int32) stream.Handlers
 }
 
-func (s *Service) runLoop(ctx context.Context, group string, cfg LoopConfig, l loop) error {
+// loopRetry is the pause before a loop that failed is started again.
+const loopRetry = time.Second
+
+// keepLoop runs a loop and starts it again when it failed: what a loop ends with, such as a transaction whose outcome is
+// unknown because Kafka went away, its next start finds out, and the API goes on meanwhile. A fenced loop ends the
+// service, because another process has its instance id.
+func (s *Service) keepLoop(ctx context.Context, group string, cfg LoopConfig, l loop) error {
 	check := s.env.Health.Register(group)
+	for {
+		err := s.runLoop(ctx, group, cfg, l, check)
+		if err == nil || ctx.Err() != nil || errors.Is(err, stream.ErrFenced) {
+			return err
+		}
+		check.Set(false, err.Error())
+		s.env.Log.Warn("loop stopped, it starts again from what is committed", "group", group, "after", loopRetry, "error", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(loopRetry):
+		}
+	}
+}
+
+// runLoop is one life of a loop.
+func (s *Service) runLoop(ctx context.Context, group string, cfg LoopConfig, l loop, check *service.Check) error {
 	runtime, err := stream.New(stream.Options{
 		Topology: s.loopTopology(group, len(l.stores) > 0), Group: group, Stores: l.stores, Handlers: l.handlers,
 		Instance: s.env.Instance, TransactionalSuffix: s.env.TransactionalSuffix,
