@@ -175,7 +175,13 @@ func (s *Service) keepLoop(ctx context.Context, group string, cfg LoopConfig, l 
 	check := s.env.Health.Register(group)
 	for {
 		err := s.runLoop(ctx, group, cfg, l, check)
-		if err == nil || ctx.Err() != nil || errors.Is(err, stream.ErrFenced) {
+		switch {
+		case err == nil, errors.Is(err, stream.ErrFenced):
+			return err
+		case ctx.Err() != nil && errors.Is(err, stream.ErrOutcomeUnknown):
+			s.env.Log.Warn("stopped in the middle of a transaction, the next start finds out its outcome", "group", group, "error", err)
+			return nil
+		case ctx.Err() != nil:
 			return err
 		}
 		check.Set(false, err.Error())
