@@ -1,13 +1,25 @@
 // Package usageaggregator counts usage events exactly once.
 //
 // Inputs: usage.events, joined with usage.contracts. Outputs: usage.counts, one event per changed account, pack and
-// period and transaction; dead letters of both inputs.
+// period and transaction, and a tombstone for a count that is kept no longer; usage.baseline-requests; dead letters of
+// both inputs.
 //
 // Promise: a count is the sum over the distinct valid events of its account, pack and period, each counted once, through
 // any crash and rebalance. An event counts to the period of its own time, in the account's time zone, and under the
 // contract that was in force when it was processed; contracts that existed when a partition was taken over come first.
 // Events of one account with the same id are one event, if they were appended within the configured window of each
-// other's first; ids are compared in full. A negative quantity corrects earlier ones.
+// other's first; ids are compared in full. A negative quantity corrects earlier ones; a count is a sum and may be below
+// zero. An account without contract is counted in UTC. Of each count the part of up to 32 providers is kept apart, with
+// what is owed to them; further ones share one.
+//
+// Bounds: where a contract changes the bounds of periods, they start anew under the account's next set of bounds, and the
+// counts under the old ones stay as they are; usage.AccountBounds says when. What happened in such a period before its
+// first event under the new bounds, the seam, is not in its count; neither is what retention had deleted before the
+// topic was first read. With history.enabled, which needs a worker that answers, the count is then provisional and a
+// baseline request goes out in the transaction that begins it, once, with the seam's offset. Without, which is the
+// default, nothing is asked for and counts stand, unmarked, for what came from the seam on.
+//
+// Periods that ended longer than keep_ended ago are deleted, and events that happened longer ago than that are refused.
 //
 // Concurrency: the stream runtime's: partitions in parallel, one goroutine each.
 //

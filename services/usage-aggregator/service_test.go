@@ -34,6 +34,9 @@ type bench struct {
 	contracts *codec.Serde[event.Contract]
 	counts    *codec.Serde[event.UsageCount]
 	terms     map[string]event.Contract
+
+	history   bool
+	keepEnded time.Duration // 0: the default
 }
 
 func newBench(t *testing.T) *bench {
@@ -92,6 +95,10 @@ func (b *bench) start(dir string, crash func(stream.Point) error) (stop func() e
 	b.t.Helper()
 	cfg := Default()
 	cfg.CommitInterval, cfg.SessionTimeout = 10*time.Millisecond, 2*time.Second
+	cfg.History.Enabled = b.history
+	if b.keepEnded != 0 {
+		cfg.KeepEnded = b.keepEnded
+	}
 	s, err := newService(b.codec, prometheus.NewRegistry(), cfg)
 	if err != nil {
 		b.t.Fatal(err)
@@ -129,10 +136,15 @@ func (b *bench) caughtUp() {
 		if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
 			b.t.Fatal(err)
 		}
+		starts, err := b.admin.ListStartOffsets(context.Background(), schemas.UsageEvents, schemas.UsageContracts)
+		if err != nil {
+			b.t.Fatal(err)
+		}
 		behind := int64(0)
 		ends.Each(func(o kadm.ListedOffset) {
 			c, _ := commits.Lookup(o.Topic, o.Partition)
-			behind += o.Offset - max(0, c.At)
+			start, _ := starts.Lookup(o.Topic, o.Partition)
+			behind += o.Offset - max(0, c.At, start.Offset)
 		})
 		if behind == 0 {
 			return
