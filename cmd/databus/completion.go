@@ -4,10 +4,12 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	kongcompletion "github.com/jotaen/kong-completion"
 	"github.com/posener/complete"
 
+	"databus/pkg/usage"
 	"databus/schemas"
 )
 
@@ -81,6 +83,15 @@ func predictors() []kongcompletion.Option {
 			}
 			return names
 		})),
+		kongcompletion.WithPredictor("group", predictGroup()),
+		kongcompletion.WithPredictor("database", complete.PredictFunc(predictDatabase)),
+		kongcompletion.WithPredictor("graph", complete.PredictFunc(predictGraph)),
+		kongcompletion.WithPredictor("pack", complete.PredictSet("person", "lookup", "resolve", usage.AllPacks)),
+		kongcompletion.WithPredictor("period", complete.PredictFunc(func(complete.Args) []string {
+			return []string{usage.Total().ID, usage.CalendarMonth(time.Now(), time.UTC).ID}
+		})),
+		kongcompletion.WithPredictor("csv", complete.PredictFiles("*.csv")),
+		kongcompletion.WithPredictor("dir", complete.PredictDirs("*")),
 		kongcompletion.WithPredictor("file", complete.PredictFiles("*")),
 	}
 }

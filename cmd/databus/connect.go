@@ -45,6 +45,10 @@ type devState struct {
 	Brokers  []string `json:"brokers"`
 	Registry string   `json:"registry"`
 	HTTP     string   `json:"http,omitempty"` // base URL of ingest's API
+	// Bucket is the archive's and the graphs' bucket.
+	Bucket string `json:"bucket,omitempty"`
+	// Tools is the base URL at which it answers about parts that one process alone can open.
+	Tools string `json:"tools,omitempty"`
 }
 
 // write publishes the state in a directory; a reader sees all of it or nothing.
@@ -63,6 +67,31 @@ func (s devState) write(dir string) error {
 	return nil
 }
 
+// readDev reads what a `databus dev` on a directory has left there; false where there is none.
+func readDev(dir string) (devState, bool, error) {
+	var dev devState
+	path := filepath.Join(dir, devFile)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return dev, false, nil
+	}
+	if err != nil {
+		return dev, false, fmt.Errorf("reading the addresses of `databus dev`: %w", err)
+	}
+	if err := json.Unmarshal(b, &dev); err != nil {
+		return dev, false, fmt.Errorf("reading %s: %w; start `databus dev` again to write it anew", path, err)
+	}
+	return dev, true, nil
+}
+
+// dev is the `databus dev` that the command talks to; false where it talks to servers that were named.
+func (g *Globals) dev() (devState, bool, error) {
+	if len(g.Brokers) > 0 {
+		return devState{}, false, nil
+	}
+	return readDev(g.Dir)
+}
+
 // target is where a command's brokers and registry are, and how it knows.
 type target struct {
 	brokers  []string
@@ -77,18 +106,13 @@ func (g *Globals) target() (target, error) {
 	if len(t.brokers) > 0 && t.registry != "" {
 		return t, nil
 	}
-	dev := devState{Brokers: []string{defaultBroker}, Registry: defaultRegistry}
-	from := "the default"
-	path := filepath.Join(g.Dir, devFile)
-	switch b, err := os.ReadFile(path); {
-	case err == nil:
-		dev = devState{}
-		if err := json.Unmarshal(b, &dev); err != nil {
-			return t, fmt.Errorf("reading %s: %w; start `databus dev` again to write it anew", path, err)
-		}
-		from = "named by " + path
-	case !errors.Is(err, fs.ErrNotExist):
-		return t, fmt.Errorf("reading the addresses of `databus dev`: %w", err)
+	dev, running, err := readDev(g.Dir)
+	if err != nil {
+		return t, err
+	}
+	from := "named by " + filepath.Join(g.Dir, devFile)
+	if !running {
+		dev, from = devState{Brokers: []string{defaultBroker}, Registry: defaultRegistry}, "the default"
 	}
 	if len(t.brokers) == 0 {
 		t.brokers, t.brokersFrom = dev.Brokers, from

@@ -109,7 +109,7 @@ func TestRangesOfATransactionalTopic(t *testing.T) {
 // A transaction that is open at the start belongs to what is read: acknowledged before it, or by it.
 func TestOpenTransaction(t *testing.T) {
 	s := readyStack(t, schemas.UsageEvents)
-	s.ok(t, "produce", schemas.UsageEvents, usage)
+	s.ok(t, "produce", schemas.UsageEvents, usageEvent)
 	value := s.fetch(t, schemas.UsageEvents).Value
 	cl := s.client(t, kgo.TransactionalID("open"))
 	if err := cl.BeginTransaction(); err != nil {
@@ -143,7 +143,7 @@ func TestOpenTransaction(t *testing.T) {
 
 func TestUndecodable(t *testing.T) {
 	s := readyStack(t, schemas.UsageEvents)
-	s.ok(t, "produce", schemas.UsageEvents, usage)
+	s.ok(t, "produce", schemas.UsageEvents, usageEvent)
 	good := s.fetch(t, schemas.UsageEvents).Value
 	cl := s.client(t)
 	put := func(topic string, value []byte, headers ...kgo.RecordHeader) {
@@ -195,7 +195,7 @@ func TestUndecodable(t *testing.T) {
 
 func TestFollowEndsWhenInterrupted(t *testing.T) {
 	s := readyStack(t, schemas.UsageEvents)
-	s.ok(t, "produce", schemas.UsageEvents, usage)
+	s.ok(t, "produce", schemas.UsageEvents, usageEvent)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	out := &watched{want: 2, seen: cancel}
@@ -203,7 +203,7 @@ func TestFollowEndsWhenInterrupted(t *testing.T) {
 	go func() {
 		done <- run(ctx, []string{"--dir", s.dir, "consume", schemas.UsageEvents, "--follow"}, strings.NewReader(""), out, out)
 	}()
-	s.ok(t, "produce", schemas.UsageEvents, usage)
+	s.ok(t, "produce", schemas.UsageEvents, usageEvent)
 	select {
 	case code := <-done:
 		if code != 0 {

@@ -99,9 +99,11 @@ and in another terminal:
 }
 
 func (c demoCmd) tell(ctx context.Context, stack *local.Stack, t *teller, dir string, begin time.Time) (*story.Outcome, error) {
-	if err := publish(stack, dir); err != nil {
+	unpublish, err := publish(stack, dir)
+	if err != nil {
 		return nil, err
 	}
+	defer unpublish()
 	defer os.Remove(filepath.Join(dir, devFile)) //nolint:errcheck // it names a process that ends
 	ready, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()

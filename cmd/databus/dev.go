@@ -66,9 +66,11 @@ func (c devCmd) Run(ctx context.Context, g *Globals) error {
 }
 
 func (c devCmd) serve(ctx context.Context, g *Globals, stack *local.Stack, begin time.Time) error {
-	if err := publish(stack, g.Dir); err != nil {
+	unpublish, err := publish(stack, g.Dir)
+	if err != nil {
 		return err
 	}
+	defer unpublish()
 	if n := len(stack.Prepared); n > 0 {
 		fmt.Fprintf(g.Err, "prepared %d things: topics, schemas, the first graph and database\n", n)
 	}

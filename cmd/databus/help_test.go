@@ -11,8 +11,6 @@ import (
 	"time"
 
 	"github.com/alecthomas/kong"
-
-	"databus/schemas"
 )
 
 // leaves are the commands that can be run.
@@ -63,18 +61,22 @@ func TestEveryCommandHasHelpWithAnExample(t *testing.T) {
 // longRunning commands are not run with their examples here: each of them is a test of its own.
 var longRunning = map[string]bool{"dev": true, "demo": true, "init": true}
 
-// limitState is what an example waits for.
-const limitState = `{"account":"acme","pack":"person","period":"2026-01","period_start":1,"limit":10,"used":1,"remaining":9,"state":"OK","contract_version":1,"updated_at":1}`
-
-// The examples run in a shell as they stand in the help, with the program as a process, against what `databus dev`
-// offers: topics, schemas and dev.json in ./data.
+// The examples run in a shell as they stand in the help, with the program as a process, against a Databus as `databus dev`
+// runs it in ./data; those of `databus state` when it was stopped.
 func TestExamplesWork(t *testing.T) {
-	s := readyStack(t)
 	dir, _ := repository(t)
-	if err := (devState{Brokers: s.Broker.Seeds(), Registry: s.Registry.URL()}).write(mkdir(t, dir, "data")); err != nil {
+	if err := os.WriteFile(filepath.Join(mkdir(t, dir, "data"), "note"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	commitAll(t, dir, "second")
+	d := startDev(t, filepath.Join(dir, "data"))
+	d.contract(t, "acme", 1, "UTC", 1000)
+	d.ok(t, "usage", "produce", "--account", "acme", "--total", "10", "--pack", "person")
+	d.ok(t, "usage", "explain", "acme", "--period", "total", "--wait", "20s")
+	d.standby(t, "v2")
+	d.await(t, "the limit of acme", "limits", "get", "acme")
+	d.await(t, "the group of v2", "groups", "ingest.applier.v2")
+
 	mkdir(t, dir, ".config/fish/completions")
 	program, err := os.Executable()
 	if err != nil {
@@ -83,24 +85,28 @@ func TestExamplesWork(t *testing.T) {
 	if err := os.Symlink(program, filepath.Join(mkdir(t, dir, "bin"), "databus")); err != nil {
 		t.Fatal(err)
 	}
-	s.ok(t, "produce", schemas.UsageLimits, "--key", "acme/person/2026-01", limitState)
-	for _, n := range leaves(t) {
-		if longRunning[command(n)] {
-			continue
-		}
-		for _, e := range examples(n) {
-			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
-			cmd := exec.CommandContext(ctx, "sh", "-c", e)
-			cmd.Dir = dir
-			cmd.Env = append(os.Environ(), "HOME="+dir, "DATABUS_TEST_AS_PROGRAM=1",
-				"PATH="+filepath.Join(dir, "bin")+string(os.PathListSeparator)+os.Getenv("PATH"))
-			out, err := cmd.CombinedOutput()
-			cancel()
-			if err != nil {
-				t.Errorf("%s: %v: %s", e, err, out)
+	try := func(offline bool) {
+		for _, n := range leaves(t) {
+			if longRunning[command(n)] || (command(n) == "state") != offline {
+				continue
+			}
+			for _, e := range examples(n) {
+				ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+				cmd := exec.CommandContext(ctx, "sh", "-c", e)
+				cmd.Dir = dir
+				cmd.Env = append(os.Environ(), "HOME="+dir, "DATABUS_TEST_AS_PROGRAM=1",
+					"PATH="+filepath.Join(dir, "bin")+string(os.PathListSeparator)+os.Getenv("PATH"))
+				out, err := cmd.CombinedOutput()
+				cancel()
+				if err != nil {
+					t.Errorf("%s: %v: %s", e, err, out)
+				}
 			}
 		}
 	}
+	try(false)
+	d.stop(t)
+	try(true)
 }
 
 func mkdir(t *testing.T, parts ...string) string {
@@ -124,11 +130,14 @@ func TestCompletion(t *testing.T) {
 		t.Fatal(err)
 	}
 	for line, want := range map[string]string{
-		"databus con":                           "consume",
-		"databus consume usage.l":               "usage.limits",
-		"databus topics apply usage.events.d":   "usage.events.dlq",
-		"databus topology lim":                  "limiter",
-		"databus produce usage.events --key-fi": "--key-field",
+		"databus con":                            "consume",
+		"databus consume usage.l":                "usage.limits",
+		"databus topics apply usage.events.d":    "usage.events.dlq",
+		"databus topology lim":                   "limiter",
+		"databus produce usage.events --key-fi":  "--key-field",
+		"databus groups usage-":                  "usage-aggregator",
+		"databus usage explain acme --period to": "total",
+		"databus limits ge":                      "get",
 	} {
 		cmd := exec.Command(program)
 		cmd.Env = append(os.Environ(), "DATABUS_TEST_AS_PROGRAM=1", "COMP_LINE="+line, fmt.Sprint("COMP_POINT=", len(line)))

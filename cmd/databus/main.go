@@ -21,6 +21,8 @@ import (
 
 	"github.com/alecthomas/kong"
 	kongcompletion "github.com/jotaen/kong-completion"
+
+	usageaggregator "databus/services/usage-aggregator"
 )
 
 // cli is the grammar: adding a command is adding a line.
@@ -32,6 +34,13 @@ type cli struct {
 	Init       initCmd       `cmd:"" help:"Prepare servers: topics, schemas, the first graph and the first database."`
 	Produce    produceCmd    `cmd:"" help:"Produce events to a topic: JSON in, Avro out."`
 	Consume    consumeCmd    `cmd:"" help:"Read events of a topic: Avro in, JSON out."`
+	Import     importCmd     `cmd:"" help:"Load customer records from a CSV file through ingest's API."`
+	Graph      graphCmd      `cmd:"" help:"Build, list and compare graph versions."`
+	Databases  databasesCmd  `cmd:"" help:"List and compare database versions, and choose the one that serves."`
+	Usage      usageCmd      `cmd:"" help:"Produce usage events, print counts and explain them."`
+	Limits     limitsCmd     `cmd:"" help:"Show where an account stands."`
+	Groups     groupsCmd     `cmd:"" help:"Show consumer groups: members, partitions and lag."`
+	State      stateCmd      `cmd:"" help:"Look into the local state of a stopped service."`
 	Topics     topicsCmd     `cmd:"" help:"Create, list and check the catalogue's topics."`
 	Schemas    schemasCmd    `cmd:"" help:"Register and check the catalogue's schemas."`
 	Topology   topologyCmd   `cmd:"" help:"Show which service reads and writes which topic."`
@@ -102,7 +111,7 @@ func newParser(ctx context.Context, c *cli) (*kong.Kong, error) {
 		kong.Name("databus"),
 		kong.Description(description),
 		kong.Writers(c.Out, c.Err),
-		kong.Vars{"default_dir": defaultDir},
+		kong.Vars{"default_dir": defaultDir, "dedup_window": usageaggregator.Default().DedupWindow.String(), "keep_ended": usageaggregator.Default().KeepEnded.String()},
 		kong.Exit(func(code int) { panic(exit(code)) }),
 		kong.BindTo(ctx, (*context.Context)(nil)),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, WrapUpperBound: 110}),

@@ -42,7 +42,7 @@ Examples:
 
     echo '{"job_id":"j1"}' | databus produce rebuild.requests --header reason=try
 
-    databus produce usage.contracts --key acme --null
+    databus produce usage.contracts --key former-customer --null
 `
 }
 

@@ -9,11 +9,11 @@ import (
 	"databus/schemas"
 )
 
-const usage = `{"event_id":"e1","account":"acme","pack":"person","occurred_at":1700000000000000,"provider":"p & <q>"}`
+const usageEvent = `{"event_id":"e1","account":"acme","pack":"person","occurred_at":1700000000000000,"provider":"p & <q>"}`
 
 func TestRoundTrip(t *testing.T) {
 	s := readyStack(t, schemas.UsageEvents)
-	out := s.ok(t, "produce", schemas.UsageEvents, usage, "--header", "a=1", "-H", "b=x=y,z")
+	out := s.ok(t, "produce", schemas.UsageEvents, usageEvent, "--header", "a=1", "-H", "b=x=y,z")
 	partition := schemas.Partition(schemas.UsageEvents, []byte("acme"), 8)
 	if want := schemas.UsageEvents + "/" + string(rune('0'+partition)) + "@0\n"; out != want {
 		t.Fatalf("printed %q, want %q", out, want)
@@ -68,9 +68,9 @@ func TestKeys(t *testing.T) {
 			t.Errorf("%s: key from field %q, want %q", name, got, want)
 		}
 	}
-	s.run(t, "produce", schemas.UsageEvents, usage, "--key-field", "endpoint").fails(t, 1, "line 1", "field endpoint")
-	s.run(t, "produce", schemas.UsageEvents, usage, "--key-field", "account", "--key", "x").fails(t, 1, "exclude each other")
-	s.run(t, "produce", schemas.UsageEvents, usage, "--header", "x").fails(t, 1, "NAME=VALUE")
+	s.run(t, "produce", schemas.UsageEvents, usageEvent, "--key-field", "endpoint").fails(t, 1, "line 1", "field endpoint")
+	s.run(t, "produce", schemas.UsageEvents, usageEvent, "--key-field", "account", "--key", "x").fails(t, 1, "exclude each other")
+	s.run(t, "produce", schemas.UsageEvents, usageEvent, "--header", "x").fails(t, 1, "NAME=VALUE")
 }
 
 func TestTombstone(t *testing.T) {
@@ -90,14 +90,14 @@ func TestBadInput(t *testing.T) {
 	for name, c := range map[string]struct{ text, want string }{
 		"no JSON":             {`{"event_id":`, "line 2"},
 		"missing field":       {`{"event_id":"e"}`, `"account"`},
-		"wrong type":          {strings.Replace(usage, `"acme"`, `7`, 1), "account"},
-		"unknown field":       {strings.Replace(usage, `"provider"`, `"provder"`, 1), "field provder is not in schema UsageEvent"},
-		"two values":          {usage + usage, "line 2"},
-		"not a whole number":  {strings.Replace(usage, `"pack"`, `"quantity":1.5,"pack"`, 1), "quantity"},
-		"key not to be found": {strings.Replace(usage, `"acme"`, `""`, 1), "field account"},
+		"wrong type":          {strings.Replace(usageEvent, `"acme"`, `7`, 1), "account"},
+		"unknown field":       {strings.Replace(usageEvent, `"provider"`, `"provder"`, 1), "field provder is not in schema UsageEvent"},
+		"two values":          {usageEvent + usageEvent, "line 2"},
+		"not a whole number":  {strings.Replace(usageEvent, `"pack"`, `"quantity":1.5,"pack"`, 1), "quantity"},
+		"key not to be found": {strings.Replace(usageEvent, `"acme"`, `""`, 1), "field account"},
 	} {
 		before := len(s.consume(t, schemas.UsageEvents))
-		r := s.in(t, usage+"\n"+c.text+"\n"+usage+"\n", "produce", schemas.UsageEvents)
+		r := s.in(t, usageEvent+"\n"+c.text+"\n"+usageEvent+"\n", "produce", schemas.UsageEvents)
 		r.fails(t, 1, "line 2", c.want)
 		if strings.Count(r.out, "\n") != 1 {
 			t.Errorf("%s: printed %q", name, r.out)
@@ -118,7 +118,7 @@ func TestBadInput(t *testing.T) {
 func TestUnregisteredSchema(t *testing.T) {
 	s := start(t)
 	s.ok(t, "topics", "apply", schemas.UsageEvents)
-	s.run(t, "produce", schemas.UsageEvents, usage).fails(t, 1, "unknown schema", "databus schemas register")
+	s.run(t, "produce", schemas.UsageEvents, usageEvent).fails(t, 1, "unknown schema", "databus schemas register")
 }
 
 func TestProduceFile(t *testing.T) {
@@ -127,7 +127,7 @@ func TestProduceFile(t *testing.T) {
 	var b strings.Builder
 	const n = 5000 // more than the client buffers
 	for range n {
-		b.WriteString(usage + "\n\n")
+		b.WriteString(usageEvent + "\n\n")
 	}
 	if err := os.WriteFile(file, []byte(b.String()), 0o600); err != nil {
 		t.Fatal(err)

@@ -56,7 +56,17 @@ func logFile(dir string) (*slog.Logger, func() error, error) {
 	return slog.New(slog.NewJSONHandler(f, nil)), f.Close, nil
 }
 
-// publish leaves the addresses of a running stack in its directory, for other commands.
-func publish(stack *local.Stack, dir string) error {
-	return devState{Brokers: stack.Brokers, Registry: stack.RegistryURL, HTTP: stack.APIURL}.write(dir)
+// publish leaves the addresses of a running stack in its directory, for other commands, and answers them until stop is
+// called.
+func publish(stack *local.Stack, dir string) (stop func(), err error) {
+	tools, stop, err := serveTools(stack.Stores)
+	if err != nil {
+		return nil, err
+	}
+	err = devState{Brokers: stack.Brokers, Registry: stack.RegistryURL, HTTP: stack.APIURL, Bucket: stack.BucketURL, Tools: tools}.write(dir)
+	if err != nil {
+		stop()
+		return nil, err
+	}
+	return stop, nil
 }

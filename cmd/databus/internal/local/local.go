@@ -62,6 +62,7 @@ type Stack struct {
 	Brokers     []string
 	RegistryURL string
 	APIURL      string
+	BucketURL   string
 	Registry    codec.Registry
 	Codec       *codec.Codec
 	Bucket      blob.Bucket
@@ -145,7 +146,7 @@ func (s *Stack) openParts(ctx context.Context) (err error) {
 	if s.Bucket, err = blob.Open(ctx, bucket); err != nil {
 		return err
 	}
-	cfg.External.Bucket = bucket
+	cfg.External.Bucket, s.BucketURL = bucket, bucket
 	if cfg.External.Identity == "" {
 		cfg.External.Identity = "pebble://" + filepath.Join(cfg.Dir, "identity")
 	}
