@@ -1,0 +1,169 @@
+package aggregator
+
+import (
+	"context"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"databus/schemas"
+	"databus/test/bench/measure"
+	"databus/test/bench/streams"
+	"databus/test/servers/fetch"
+)
+
+// A contender counts usage.events.
+type contender interface {
+	name() string
+	group() string  // consumer group, the same until the next fresh
+	output() string // topic of its counts
+	// fresh gives it new outputs, an empty state and no committed offsets. It must not run.
+	fresh(ctx context.Context) error
+	wipe() error // deletes the local state; it must not run
+	start(commit time.Duration, dedup bool) (*measure.Process, error)
+}
+
+const dedupWindow = 24 * time.Hour
+
+// ours is the service's own binary.
+type ours struct {
+	b      *bench
+	binary string
+	extra  []string // --set key=value
+}
+
+func newOurs(ctx context.Context, b *bench) (*ours, error) {
+	o := &ours{b: b, binary: filepath.Join(b.o.Dir, "usage-aggregator")}
+	return o, fetch.Run(ctx, ".", nil, "go", "build", "-o", o.binary, "databus/services/usage-aggregator/cmd/usage-aggregator")
+}
+
+func (o *ours) name() string   { return "databus" }
+func (o *ours) group() string  { return "usage-aggregator" }
+func (o *ours) output() string { return schemas.UsageCounts }
+func (o *ours) state() string  { return filepath.Join(o.b.o.Dir, "state-databus") }
+func (o *ours) wipe() error    { return os.RemoveAll(o.state()) }
+
+func (o *ours) fresh(ctx context.Context) error {
+	if err := o.wipe(); err != nil {
+		return err
+	}
+	var topics []schemas.Topic
+	for _, t := range schemas.WithDeadLetters() {
+		if t.Name != schemas.UsageEvents {
+			topics = append(topics, t)
+		}
+	}
+	return o.b.recreate(ctx, o.group(), topics)
+}
+
+func (o *ours) start(commit time.Duration, dedup bool) (*measure.Process, error) {
+	if err := os.MkdirAll(o.state(), 0o755); err != nil {
+		return nil, fmt.Errorf("making the state directory: %w", err)
+	}
+	window := time.Duration(0)
+	if dedup {
+		window = dedupWindow
+	}
+	var args []string
+	for _, s := range append([]string{
+		"kafka.brokers=" + o.b.addr, "registry.url=" + o.b.registry, "instance.id=bench", "instance.state_dir=" + o.state(),
+		"http.listen=" + o.b.o.Listen, "log.level=warn",
+		"usage-aggregator.commit_interval=" + commit.String(), "usage-aggregator.dedup_window=" + window.String(),
+	}, o.extra...) {
+		args = append(args, "--set", s)
+	}
+	return measure.Start(o.name(), filepath.Join(o.b.o.Dir, "databus.log"), nil, o.binary, args...)
+}
+
+// peer is the same work on Kafka Streams.
+type peer struct {
+	b     *bench
+	java  string
+	flags []string
+	run   int
+}
+
+// JVMFlags of the peer. Parallel was the faster collector of the two on two cores; the heap holds its 64 MiB cache, its
+// buffers and what fetches bring, with room; RocksDB's memory comes on top.
+var jvmFlags = []string{"-Xms256m", "-Xmx512m", "-XX:+UseParallelGC"}
+
+func newPeer(ctx context.Context, b *bench) (*peer, error) {
+	java, _, err := fetch.Java(ctx)
+	if err != nil {
+		return nil, err
+	}
+	cache, err := fetch.Open()
+	if err != nil {
+		return nil, err
+	}
+	files := map[string][]byte{}
+	var key strings.Builder
+	err = fs.WalkDir(streams.Sources, ".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		text, err := streams.Sources.ReadFile(path)
+		files[path] = text
+		fmt.Fprintf(&key, "%s %d\n%s", path, len(text), text)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the Java sources: %w", err)
+	}
+	dir, err := cache.Once(ctx, "bench-streams", key.String(), func(ctx context.Context, tmp string) error {
+		for path, text := range files {
+			file := filepath.Join(tmp, filepath.FromSlash(path))
+			if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+				return err
+			}
+			if err := os.WriteFile(file, text, 0o644); err != nil {
+				return err
+			}
+		}
+		return cache.Maven(ctx, tmp, "compile", "dependency:copy-dependencies",
+			"-DoutputDirectory="+filepath.Join(tmp, "libs"), "-DincludeScope=runtime")
+	})
+	if err != nil {
+		return nil, err
+	}
+	classes := filepath.Join(dir, "target", "classes") + string(os.PathListSeparator) + filepath.Join(dir, "libs", "*")
+	flags := append(jvmFlags[:len(jvmFlags):len(jvmFlags)], "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", classes)
+	return &peer{b: b, java: java, flags: flags}, nil
+}
+
+func (p *peer) name() string   { return "streams" }
+func (p *peer) group() string  { return "bench-streams-" + strconv.Itoa(p.run) }
+func (p *peer) output() string { return "bench.counts-" + strconv.Itoa(p.run) }
+func (p *peer) state() string  { return filepath.Join(p.b.o.Dir, "state-streams") }
+func (p *peer) wipe() error    { return os.RemoveAll(p.state()) }
+
+func (p *peer) fresh(ctx context.Context) error {
+	if err := p.wipe(); err != nil {
+		return err
+	}
+	if p.run > 0 {
+		if err := p.b.remove(ctx, p.group(), func(topic string) bool {
+			return topic == p.output() || strings.HasPrefix(topic, p.group()+"-")
+		}); err != nil {
+			return err
+		}
+	}
+	p.run++
+	t := schemas.MustLookup(schemas.UsageCounts)
+	t.Name = p.output()
+	return p.b.recreate(ctx, p.group(), []schemas.Topic{t})
+}
+
+func (p *peer) start(commit time.Duration, dedup bool) (*measure.Process, error) {
+	window := time.Duration(0)
+	if dedup {
+		window = dedupWindow
+	}
+	args := append(p.flags[:len(p.flags):len(p.flags)], "databus.bench.UsageAggregator", p.b.addr, p.b.registry, p.group(), "bench", p.state(),
+		schemas.UsageEvents, p.output(), strconv.FormatInt(commit.Milliseconds(), 10), strconv.FormatInt(window.Milliseconds(), 10))
+	return measure.Start(p.name(), filepath.Join(p.b.o.Dir, "streams.log"), nil, p.java, args...)
+}
