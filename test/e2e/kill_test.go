@@ -51,15 +51,21 @@ func loadAndKill(t *testing.T, dir, keys string, writes []write, kills int) map[
 	l := startLoader(t.Context(), "http://"+api, writes)
 	random := rand.New(rand.NewPCG(42, uint64(kills)))
 	for i := range kills {
-		d := begin()
+		d := begin()  // after the first kill, on what the last one left
 		if i%3 == 2 { // in the middle of its start
 			time.Sleep(time.Duration(random.IntN(1500)) * time.Millisecond)
 		} else {
 			if !d.ready(t, time.Minute) {
 				t.Fatalf("databus dev ended by itself, after %d kills: exit code %d\n%s%s%s", i, d.code, &d.out, &d.err, tail(d.log(), 15))
 			}
-			l.quota.Store(int64(len(writes)) * int64(i+1) / int64(kills+1))
-			time.Sleep(time.Duration(50+random.IntN(2000)) * time.Millisecond)
+			// This life's share is handed out until its end, so that writes are under way then.
+			const steps = 20
+			life := time.Duration(50+random.IntN(2000)) * time.Millisecond
+			from, to := l.quota.Load(), int64(len(writes))*int64(i+1)/int64(kills+1)
+			for step := range int64(steps) {
+				l.quota.Store(from + (to-from)*(step+1)/steps)
+				time.Sleep(life / steps)
+			}
 		}
 		d.kill()
 	}
