@@ -9,7 +9,9 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"golang.org/x/sync/errgroup"
 
 	"databus/pkg/state"
@@ -54,7 +56,7 @@ func (r *Runtime) commit() error {
 	r.rebalanced.Store(false)
 	if err != nil {
 		// Kafka may or may not have committed. Only a restore can tell, so nothing in memory may be used again.
-		return r.fatal("ending a transaction", fmt.Errorf("%w; start again, the restore finds out: %w", ErrOutcomeUnknown, err))
+		return r.replaced(r.fatal("ending a transaction", fmt.Errorf("%w; start again, the restore finds out: %w", ErrOutcomeUnknown, err)))
 	}
 	if !committed {
 		return r.refused(tasks)
@@ -70,6 +72,31 @@ func (r *Runtime) commit() error {
 	r.moved = time.Time{}
 	r.done(tasks, began)
 	return nil
+}
+
+// replaced adds to an unknown outcome that this instance has lost its place in the group, if that is why: the session of a
+// zombie that wakes up at the end of a transaction waits in vain for a heartbeat, and its request then times out.
+func (r *Runtime) replaced(err error) error {
+	member, generation := r.session.Client().GroupMetadata()
+	if errors.Is(err, ErrFenced) || member == "" {
+		return err
+	}
+	req := kmsg.NewPtrHeartbeatRequest()
+	req.Group, req.MemberID, req.Generation, req.InstanceID = r.o.Group, member, generation, &r.o.Instance
+	ctx, cancel := context.WithTimeout(r.ctx, 5*time.Second)
+	defer cancel()
+	resp, asking := req.RequestWith(ctx, r.session.Client())
+	if asking != nil {
+		return err
+	}
+	switch why := kerr.ErrorForCode(resp.ErrorCode); {
+	case isFenced(why):
+		return fmt.Errorf("%w; %w", r.fatal("keeping the group membership", why), err)
+	case errors.Is(why, kerr.UnknownMemberID):
+		return fmt.Errorf("stream %s: keeping the group membership: instance %q is %w: it stood still for longer than the session timeout of %v "+
+			"and its partitions were given away (%w); %w", r.o.Group, r.o.Instance, ErrFenced, r.o.SessionTimeout, why, err)
+	}
+	return err
 }
 
 // produce sends what the tasks emitted and waits for all of it.
