@@ -69,10 +69,13 @@ func TestKafkaAway(t *testing.T) {
 	r.kafka.Store(false)
 	c := client.Client{URL: "http://" + r.service.listener.Addr().String()}
 	for i, account := range []string{"acme", "new"} {
-		res, err := c.Put(t.Context(), account, client.Record{RequestID: fmt.Sprint(2 + i), RecordID: "b", Fields: map[string]string{"email": "b@mail.example"}}, true)
-		if err != nil || !res.Applied {
-			t.Errorf("with Kafka back: %+v, %v", res, err)
-		}
+		r.Eventually("with Kafka back a record of "+account+" is applied", func() bool {
+			res, err := c.Put(t.Context(), account, client.Record{RequestID: fmt.Sprint(2 + i), RecordID: "b", Fields: map[string]string{"email": "b@mail.example"}}, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return res.Applied
+		})
 	}
 	r.Eventually("ready again", func() bool { return len(r.unready()) == 0 })
 	r.stop()

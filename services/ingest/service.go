@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"golang.org/x/sync/errgroup"
 
@@ -175,13 +176,15 @@ func (s *Service) keepLoop(ctx context.Context, group string, cfg LoopConfig, l 
 	check := s.env.Health.Register(group)
 	for {
 		err := s.runLoop(ctx, group, cfg, l, check)
+		// A member that stood still for too long counts as fenced as well, and nobody has taken its place.
+		replaced := errors.Is(err, stream.ErrFenced) && !errors.Is(err, kerr.UnknownMemberID)
 		switch {
-		case err == nil, errors.Is(err, stream.ErrFenced):
-			return err
-		case ctx.Err() != nil && errors.Is(err, stream.ErrOutcomeUnknown):
+		case err == nil:
+			return nil
+		case ctx.Err() != nil && errors.Is(err, stream.ErrOutcomeUnknown) && !replaced:
 			s.env.Log.Warn("stopped in the middle of a transaction, the next start finds out its outcome", "group", group, "error", err)
 			return nil
-		case ctx.Err() != nil:
+		case ctx.Err() != nil, replaced:
 			return err
 		}
 		check.Set(false, err.Error())
