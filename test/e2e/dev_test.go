@@ -60,7 +60,7 @@ func (d *dev) ready(t testing.TB, limit time.Duration) bool {
 // mustReady is ready for a process that nobody kills.
 func (d *dev) mustReady(t testing.TB) {
 	t.Helper()
-	if !d.ready(t, time.Minute) {
+	if !d.ready(t, 2*time.Minute) {
 		t.Fatalf("databus dev ended with exit code %d\n%s%s%s", d.code, &d.out, &d.err, tail(d.log(), 15))
 	}
 }

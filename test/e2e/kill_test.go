@@ -55,7 +55,7 @@ func loadAndKill(t *testing.T, dir, keys string, writes []write, kills int) map[
 		if i%3 == 2 { // in the middle of its start
 			time.Sleep(time.Duration(random.IntN(1500)) * time.Millisecond)
 		} else {
-			if !d.ready(t, time.Minute) {
+			if !d.ready(t, 2*time.Minute) {
 				t.Fatalf("databus dev ended by itself, after %d kills: exit code %d\n%s%s%s", i, d.code, &d.out, &d.err, tail(d.log(), 15))
 			}
 			// This life's share is handed out until its end, so that writes are under way then.

@@ -19,6 +19,7 @@ type process struct {
 	out, err output
 	done     chan struct{} // closed when it has ended
 	code     int           // then: its exit code, -1 after a signal
+	cpu      time.Duration // then: what it used of all cores
 }
 
 // output collects what a process prints, for a test that reads meanwhile.
@@ -66,6 +67,7 @@ func start(t testing.TB, env []string, program string, args ...string) *process 
 		started <- nil
 		_ = cmd.Wait() // the exit code says it
 		p.code = cmd.ProcessState.ExitCode()
+		p.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
 		close(p.done)
 	}()
 	if err := <-started; err != nil {

@@ -36,9 +36,9 @@ func TestFEBRLOnRealServers(t *testing.T) {
 	dir := t.TempDir()
 	args := append(febrl(t, dir), "--keys-file", filepath.Join(dir, "keys.json"))
 
-	embedded := demo(t, 2*time.Minute, nil, filepath.Join(dir, "embedded"), args...)
+	embedded := demo(t, 3*time.Minute, nil, filepath.Join(dir, "embedded"), args...)
 	embedded.check(t, febrlRecords)
-	onServers := demo(t, 6*time.Minute, stack.env, filepath.Join(dir, "real"), slices.Concat(args, stack.flags(), []string{"--restart-services"})...)
+	onServers := demo(t, 8*time.Minute, stack.env, filepath.Join(dir, "real"), slices.Concat(args, stack.flags(), []string{"--restart-services"})...)
 	onServers.check(t, febrlRecords)
 	if a, b := embedded.comparable(t), onServers.comparable(t); a != b {
 		t.Errorf("outcomes differ: on embedded parts\n%s\non real servers\n%s", a, b)
