@@ -21,6 +21,9 @@ func pointName(p string) string { return strings.ReplaceAll(p, " ", "_") }
 func TestMain(m *testing.M) {
 	code := m.Run()
 	figures.print()
+	if built.dir != "" {
+		_ = os.RemoveAll(built.dir)
+	}
 	os.Exit(code)
 }
 
@@ -119,7 +122,6 @@ func (k killer) run(ctx context.Context, kills []string) error {
 	before := ""
 	for n, point := range kills {
 		var err error
-		began := time.Now()
 		if point == "" {
 			err = k.atRandom(ctx)
 		} else {
@@ -129,7 +131,6 @@ func (k killer) run(ctx context.Context, kills []string) error {
 			return fmt.Errorf("kill %d of %d (%s): %w", n+1, len(kills), point, err)
 		}
 		figures.kill(point)
-		k.i.w.t.Logf("%s: kill %d, %s: after %v", k.i.service, n+1, point, time.Since(began))
 		before = point
 	}
 	return nil

@@ -5,9 +5,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -48,16 +50,30 @@ type world struct {
 	window                       time.Duration // of the repeats
 }
 
-// programs builds the programs once per test.
+// built are the programs, built once for all tests of the process.
+var built struct {
+	once sync.Once
+	dir  string
+	err  error
+}
+
+// programs returns the directory of the programs.
 func programs(t testing.TB) string {
 	t.Helper()
-	bin := t.TempDir()
-	cmd := exec.Command("go", "build", "-o", bin+"/", "databus/services/usage-aggregator/cmd/usage-aggregator", "databus/services/limiter/cmd/limiter",
-		"databus/test/usage/cmd/instance", "databus/test/usage/cmd/embedded")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("building the programs: %v\n%s", err, out)
+	built.once.Do(func() {
+		if built.dir, built.err = os.MkdirTemp("", "usage-proofs"); built.err != nil {
+			return
+		}
+		cmd := exec.Command("go", "build", "-o", built.dir+"/", "databus/services/usage-aggregator/cmd/usage-aggregator", "databus/services/limiter/cmd/limiter",
+			"databus/test/usage/cmd/instance", "databus/test/usage/cmd/embedded")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			built.err = fmt.Errorf("%w\n%s", err, out)
+		}
+	})
+	if built.err != nil {
+		t.Fatalf("building the programs: %v", built.err)
 	}
-	return bin
+	return built.dir
 }
 
 // onEmbedded is a world on the embedded broker in a process of its own, which is never killed.

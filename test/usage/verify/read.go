@@ -139,6 +139,10 @@ func (v *verifier) readCounts(ctx context.Context) error {
 	counts := codec.For[event.UsageCount](v.codec, schemas.UsageCounts)
 	return v.read(ctx, schemas.UsageCounts, func(rec *kgo.Record) error {
 		v.report.Counts++
+		if rec.Value == nil {
+			v.problem("count %s was deleted, although no period ended so long ago", rec.Key)
+			return nil
+		}
 		var e event.UsageCount
 		if err := counts.Decode(ctx, rec.Value, &e); err != nil {
 			return err

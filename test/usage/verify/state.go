@@ -182,20 +182,20 @@ func (c crossed) String() string {
 		all = append(all, fmt.Sprint(l))
 	}
 	slices.Sort(all)
-	return fmt.Sprint(c.limit, all)
+	return fmt.Sprint(c.limit, all, c.over)
 }
 
-// crossedRow reads a row of the limiter: version 1, the limit, then for each crossed threshold 1 for percent or 0, and
-// its value.
+// crossedRow reads a row of the limiter: version 1, or 2 where the period is over; the limit; then for each crossed
+// threshold 1 for percent or 0, and its value.
 func crossedRow(b []byte) string {
-	if len(b) == 0 || b[0] != 1 {
+	if len(b) == 0 || b[0] != 1 && b[0] != 2 {
 		return "a row of an unknown version"
 	}
 	limit, size := binary.Varint(b[1:])
 	if size <= 0 {
 		return "a row that is cut off"
 	}
-	c := crossed{limit, map[level]bool{}}
+	c := crossed{limit, map[level]bool{}, b[0] == 2}
 	for b = b[1+size:]; len(b) > 0; {
 		value, size := binary.Varint(b[1:])
 		if size <= 0 {

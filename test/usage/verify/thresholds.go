@@ -2,7 +2,10 @@ package verify
 
 import (
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"databus/schemas/event"
@@ -35,10 +38,11 @@ func levels(p *event.ContractPack) []level {
 	return all
 }
 
-// crossed is what has been announced about a limit.
+// crossed is what has been announced about a limit in one period.
 type crossed struct {
 	limit  int64
 	levels map[level]bool
+	over   bool // a later period has begun: everything announced was reset as well, and stays said
 }
 
 // announced are the consequences of an account's counts and contracts.
@@ -46,15 +50,15 @@ type announced struct {
 	thresholds []string          // one text per event
 	states     map[string]string // newest limit state by key; empty: a tombstone
 	crossed    map[string]crossed
+	known      map[string]*count
 }
 
 // announce computes what the limiter must have said about an account.
 func (a *account) announce() announced {
-	out := announced{states: map[string]string{}, crossed: map[string]crossed{}}
-	known := map[string]*count{}
+	out := announced{states: map[string]string{}, crossed: map[string]crossed{}, known: map[string]*count{}}
 	force := inForce{left: a.contracts}
 	change := func(r contractRecord) {
-		for _, c := range known {
+		for _, c := range out.known {
 			if c.period.end != 0 && c.period.end <= r.appended.UnixMicro() {
 				continue // a period that is over keeps what was said about it
 			}
@@ -64,45 +68,117 @@ func (a *account) announce() announced {
 	for i := range a.published {
 		p := &a.published[i]
 		force.until(p.appended, change)
-		known[p.key()] = &p.count
+		_, before := out.known[p.key()]
+		out.known[p.key()] = &p.count
+		if !before {
+			out.begin(force.now, &p.count, p.cause, p.appended)
+		}
 		out.compare(force.now, &p.count, p.cause, p.appended)
 	}
 	force.until(time.Unix(1<<40, 0), change)
 	return out
 }
 
-func (o *announced) compare(terms *contract, c *count, why cause, at time.Time) {
-	key := c.key()
-	before, known := o.crossed[key]
-	used := c.matched + c.unmatched
-	say := func(kind string, l level, limit int64) {
-		o.thresholds = append(o.thresholds, thresholdText(key, c.period, kind, l, l.units(limit), used, limit, terms.version(), at.UnixMicro(), why))
-	}
-	limit := terms.limit(c)
-	if limit == nil {
-		if known {
-			for l := range before.levels {
-				say("RESET", l, before.limit)
-			}
-			delete(o.crossed, key)
-			o.states[key] = ""
+// others are the known counts of a pack's other periods of the same kind.
+func (o *announced) others(c *count) (all []*count) {
+	kind, _, _ := strings.Cut(c.period.id, ":")
+	for _, k := range o.known {
+		if other, _, _ := strings.Cut(k.period.id, ":"); k.pack == c.pack && other == kind && k.period.id != c.period.id {
+			all = append(all, k)
 		}
+	}
+	return all
+}
+
+// begin is the first count of a period: what is before it is over, and what has its name under older bounds is gone.
+func (o *announced) begin(terms *contract, c *count, why cause, at time.Time) {
+	if c.period.end == 0 {
 		return
 	}
-	now := crossed{limit.Limit, map[level]bool{}}
+	name, number := split(c.period.id)
+	for _, k := range o.others(c) {
+		other, set := split(k.period.id)
+		if other == name && set < number {
+			o.drop(terms, k, why, at)
+			delete(o.known, k.key())
+		} else if other != name && k.period.end <= c.period.start {
+			if said, ok := o.crossed[k.key()]; ok && !said.over {
+				o.reset(terms, k, said, why, at)
+				said.over = true
+				o.crossed[k.key()] = said
+			}
+		}
+	}
+}
+
+// split takes the id of a period apart: its name, and the number of its bounds.
+func split(id string) (name string, set int) {
+	name, number, ok := strings.Cut(id, "@")
+	if !ok {
+		return id, 1
+	}
+	set, _ = strconv.Atoi(number)
+	return name, set
+}
+
+func (o *announced) say(kind string, terms *contract, c *count, l level, limit int64, why cause, at time.Time) {
+	o.thresholds = append(o.thresholds, thresholdText(c.key(), c.period, kind, l, l.units(limit), c.matched+c.unmatched, limit, terms.version(), at.UnixMicro(), why))
+}
+
+func (o *announced) reset(terms *contract, c *count, said crossed, why cause, at time.Time) {
+	for l := range said.levels {
+		o.say("RESET", terms, c, l, said.limit, why, at)
+	}
+}
+
+// drop ends a limit.
+func (o *announced) drop(terms *contract, c *count, why cause, at time.Time) {
+	said, ok := o.crossed[c.key()]
+	if !ok {
+		return
+	}
+	if !said.over {
+		o.reset(terms, c, said, why, at)
+	}
+	delete(o.crossed, c.key())
+	o.states[c.key()] = ""
+}
+
+func (o *announced) compare(terms *contract, c *count, why cause, at time.Time) {
+	key := c.key()
+	limit := terms.limit(c)
+	if limit == nil {
+		o.drop(terms, c, why, at)
+		return
+	}
+	before, known := o.crossed[key]
+	if !known && c.period.end != 0 {
+		for _, k := range o.others(c) {
+			before.over = before.over || k.period.start >= c.period.end
+		}
+	}
+	used := c.matched + c.unmatched
+	reached := map[level]bool{}
 	for _, l := range levels(limit) {
 		if used >= l.units(limit.Limit) {
-			now.levels[l] = true
+			reached[l] = true
 		}
 	}
+	now := crossed{limit.Limit, maps.Clone(reached), before.over}
 	for l := range before.levels {
-		if !now.levels[l] {
-			say("RESET", l, limit.Limit)
+		if before.over {
+			now.levels[l] = true
+		} else if !reached[l] {
+			o.say("RESET", terms, c, l, limit.Limit, why, at)
 		}
 	}
-	for l := range now.levels {
-		if !before.levels[l] {
-			say("CROSSED", l, limit.Limit)
+	for l := range reached {
+		if before.levels[l] {
+			continue
+		}
+		o.say("CROSSED", terms, c, l, limit.Limit, why, at)
+		if before.over {
+			o.say("RESET", terms, c, l, limit.Limit, why, at)
 		}
 	}
 	o.crossed[key] = now
@@ -110,14 +186,10 @@ func (o *announced) compare(terms *contract, c *count, why cause, at time.Time) 
 	switch {
 	case used >= limit.Limit:
 		state = "EXCEEDED"
-	case len(now.levels) > 0:
+	case len(reached) > 0:
 		state = "WARNED"
 	}
-	var ends int64
-	if terms.EndsAt != nil {
-		ends = terms.EndsAt.UnixMicro()
-	}
-	o.states[key] = stateText(c.period, limit.Limit, used, limit.Limit-used, state, terms.Version, ends, at.UnixMicro())
+	o.states[key] = stateText(c.period, limit.Limit, used, limit.Limit-used, state, terms.Version, micros(terms.EndsAt), at.UnixMicro())
 }
 
 func thresholdText(key string, p span, kind string, l level, units, used, limit, version, at int64, why cause) string {
