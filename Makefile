@@ -54,3 +54,18 @@ check-generated: ## fail if generated code or documents are stale
 .PHONY: check-modules
 check-modules: ## every module builds by itself, outside of the workspace
 	@for m in $(MODULES); do (cd $$m && GOWORK=off go build ./...) || { echo "$$m does not build by itself"; exit 1; }; done
+
+# Proofs and benchmarks at full size. Each ends in lines "figure: NAME VALUE UNIT (goal GOAL)". A proof that fails ends with
+# a non-zero code; a benchmark does so where a result is wrong, not where a goal is missed.
+
+.PHONY: prove-usage
+prove-usage: ## the usage half is killed 600 times, three brokers ten times, and recomputed by a model of its own
+	cd test && go test -tags servers -timeout 300m -count 1 -run TestProve ./usage -args -full
+
+.PHONY: bench-aggregator
+bench-aggregator: ## usage-aggregator against Kafka Streams on one broker: CPU, memory, restarts, latency
+	cd test && go run ./bench/cmd/bench-aggregator
+
+.PHONY: bench-limits
+bench-limits: ## one decision of the limits view with 100,000 accounts
+	cd test && go run ./bench/cmd/bench-limits
