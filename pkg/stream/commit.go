@@ -12,7 +12,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
-	"golang.org/x/sync/errgroup"
 
 	"databus/pkg/state"
 )
@@ -29,12 +28,7 @@ func (r *Runtime) commit() error {
 			tasks = append(tasks, t)
 		}
 	}
-	var g errgroup.Group
-	g.SetLimit(r.o.Parallel)
-	for _, t := range tasks {
-		g.Go(t.finish)
-	}
-	if err := g.Wait(); err != nil {
+	if err := r.guard(tasks, "finishing", (*task).finish); err != nil {
 		return r.handle(err)
 	}
 
@@ -219,7 +213,7 @@ func (r *Runtime) done(tasks []*task, began time.Time) {
 			}
 		}
 		t.committed = maps.Clone(t.next)
-		t.tx.out, t.touched, t.dead, t.marker = nil, false, 0, nil
+		t.tx.out, t.touched, t.dead, t.marker, t.processed = nil, false, 0, nil, 0
 		if p := r.paused[t.partition]; p != nil && p.until.IsZero() {
 			delete(r.paused, t.partition)
 		}

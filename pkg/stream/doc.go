@@ -19,10 +19,10 @@
 // Failure: undecodable and otherwise poisonous records go to the dead-letter topic inside the same transaction. An
 // unreachable registry or an unknown schema pauses the partition until it helps. A transaction that Kafka refused is
 // done again from the last committed state. Everything that could make a count wrong ends Run with an error that says
-// what to do: a fenced instance, an unknown outcome of a commit, offsets that somebody reset, records that retention
+// what to do: a record that stalls its handler, a fenced instance, an unknown outcome of a commit, offsets that somebody reset, records that retention
 // deleted before they were read. The caller starts again, and the restore finds the truth.
 //
 // Files: options.go what a service says; tx.go its view of a partition; cache.go write-behind rows; run.go the loop;
-// commit.go the end of a transaction; assign.go and restore.go what happens before the first record of a partition;
+// pace.go how much is polled at once; commit.go the end of a transaction; assign.go and restore.go what happens before the first record of a partition;
 // fault.go which errors mean what; status.go health and metrics.
 package stream

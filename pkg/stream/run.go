@@ -11,7 +11,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
-	"golang.org/x/sync/errgroup"
 
 	"databus/pkg/state"
 	"databus/schemas"
@@ -27,6 +26,7 @@ type Runtime struct {
 	entries *codec.Serde[event.ChangelogEntry]
 
 	ctx     context.Context // of Run's work: outlives the request to stop, ends with Run
+	cancel  context.CancelFunc
 	db      *state.DB
 	session *kgo.GroupTransactSession
 	admin   *kadm.Client
@@ -36,7 +36,12 @@ type Runtime struct {
 	fail       chan error    // capacity 1: what a callback found out and Run must return
 	fenced     chan struct{} // closed once the producer id is ours; assignments wait for it
 
+	late     atomic.Bool // half of the transaction timeout is over: no further record may start
+	deserted bool        // a handler never came back and may still use the state
+
 	// Used by Run's goroutine only.
+	pace     pace
+	begun    time.Time // when the open transaction began
 	open     bool
 	deadline time.Time // when the open transaction ends
 	records  int       // of the open transaction
@@ -69,6 +74,8 @@ type task struct {
 	touched   bool // Finish is due
 	dead      int
 	marker    *kgo.Record
+	processed int                        // records of the open transaction
+	current   atomic.Pointer[kgo.Record] // in its handler
 }
 
 // pause of a partition that waits for the registry.
@@ -110,9 +117,8 @@ func (r *Runtime) Run(ctx context.Context) (err error) {
 			err = nil // asked to stop before the first poll: there is nothing to finish
 		}
 	}()
-	var cancel context.CancelFunc
-	r.ctx, cancel = context.WithCancel(context.WithoutCancel(ctx))
-	defer cancel()
+	r.ctx, r.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	defer r.cancel()
 	defer func() { r.report(false, "stopped") }()
 
 	if len(r.o.Stores) > 0 {
@@ -120,7 +126,11 @@ func (r *Runtime) Run(ctx context.Context) (err error) {
 		if err != nil {
 			return fmt.Errorf("stream %s: %w", r.o.Group, err)
 		}
-		defer func() { err = errors.Join(err, r.db.Close()) }()
+		defer func() {
+			if !r.deserted {
+				err = errors.Join(err, r.db.Close())
+			}
+		}()
 		defer r.release()
 	}
 	plain, err := kgo.NewClient(r.o.Kafka...)
@@ -311,14 +321,16 @@ func (r *Runtime) begin() error {
 	if err := r.session.Begin(); err != nil {
 		return r.fatal("beginning a transaction", err)
 	}
-	r.open, r.records, r.deadline = true, 0, time.Now().Add(r.o.CommitInterval)
+	r.begun = time.Now()
+	r.open, r.records, r.deadline = true, 0, r.begun.Add(min(r.o.CommitInterval, r.o.TransactionTimeout/4))
+	r.late.Store(false)
 	return nil
 }
 
 // poll waits for records and processes them.
 func (r *Runtime) poll(ctx context.Context, wait time.Duration) error {
 	pctx, cancel := context.WithTimeout(ctx, wait)
-	fetches := r.session.PollRecords(pctx, r.o.MaxRecords-r.records)
+	fetches := r.session.PollRecords(pctx, r.pollSize())
 	cancel()
 	if err := r.fetchErrors(fetches); err != nil {
 		return err
@@ -344,7 +356,7 @@ func (r *Runtime) poll(ctx context.Context, wait time.Duration) error {
 		}
 	}
 	r.records += data
-	return r.process()
+	return r.process(data)
 }
 
 func (r *Runtime) fetchErrors(fetches kgo.Fetches) error {
@@ -399,18 +411,24 @@ func (r *Runtime) enqueue(fetches kgo.Fetches) (data int, err error) {
 }
 
 // process runs the handlers over everything enqueued, partitions in parallel.
-func (r *Runtime) process() error {
-	var g errgroup.Group
-	g.SetLimit(r.o.Parallel)
-	for _, t := range r.snapshot() {
-		if t.waiting() {
-			g.Go(t.process)
-		}
-	}
+func (r *Runtime) process(data int) error {
 	if r.moved.IsZero() {
 		r.moved = time.Now()
 	}
-	return r.handle(g.Wait())
+	began := time.Now()
+	err := r.guard(r.snapshot(), "processing", func(t *task) error {
+		if t.waiting() {
+			return t.process()
+		}
+		return nil
+	})
+	if errors.Is(err, errLate) {
+		return r.slower(data)
+	}
+	if err == nil && data > 0 {
+		r.pace.took(data, time.Since(began))
+	}
+	return r.handle(err)
 }
 
 // handle does what a handler's error asks for.
@@ -487,6 +505,9 @@ func (r *Runtime) release() {
 	r.life.Lock()
 	defer r.life.Unlock()
 	r.ended = true
+	if r.deserted {
+		return
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, t := range r.tasks {

@@ -157,9 +157,9 @@ func (r *Runtime) report(ready bool, reason string) {
 }
 
 type metrics struct {
-	records, transactions, aborted, dead, waits, restoredRows prometheus.Counter
-	lag, restoreSeconds                                       prometheus.Gauge
-	commitSeconds                                             prometheus.Histogram
+	records, transactions, aborted, slow, dead, waits, restoredRows prometheus.Counter
+	lag, restoreSeconds                                             prometheus.Gauge
+	commitSeconds                                                   prometheus.Histogram
 }
 
 // newMetrics registers the metrics, or finds those of an earlier runtime of the same group in the same process.
@@ -180,6 +180,7 @@ func newMetrics(reg prometheus.Registerer, group string) (*metrics, error) {
 	m.records = counter("records_total", "Input records in committed transactions.")
 	m.transactions = counter("transactions_total", "Committed transactions.")
 	m.aborted = counter("aborted_transactions_total", "Batches that were dropped and read again.")
+	m.slow = counter("slow_batches_total", "Batches that were given up and polled again in smaller parts, because they took half of the transaction timeout.")
 	m.dead = counter("dead_letters_total", "Input records that went to a dead-letter topic.")
 	m.waits = counter("waits_total", "Times that a partition was paused because the registry did not help.")
 	m.restoredRows = counter("restored_rows_total", "Changelog rows replayed into local state.")

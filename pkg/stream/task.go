@@ -28,7 +28,8 @@ func (t *task) reset() {
 		t.cache.clear()
 	}
 	t.tx = Tx{ctx: t.r.ctx, task: t, cache: t.cache}
-	t.touched, t.dead, t.marker = false, 0, nil
+	t.touched, t.dead, t.marker, t.processed = false, 0, nil, 0
+	t.current.Store(nil)
 	for i := range t.queue {
 		t.queue[i] = nil
 	}
@@ -54,14 +55,20 @@ func (t *task) process() error {
 		}
 		for _, rec := range t.queue[i] {
 			if !rec.Attrs.IsControl() {
+				if t.r.late.Load() {
+					return errLate
+				}
+				t.current.Store(rec)
 				if err := t.one(rec, handle); err != nil {
 					return err
 				}
+				t.processed++
 			}
 			t.next[topic] = rec.Offset + 1
 		}
 		t.queue[i] = nil
 	}
+	t.current.Store(nil)
 	return nil
 }
 
