@@ -26,7 +26,6 @@ type load struct {
 	rng       *rand.Rand // of events
 	zipf      *rand.Zipf
 	accounts  []string
-	positive  bool // only events that add something, no repeats
 	events    *codec.Serde[event.UsageEvent]
 	contracts *codec.Serde[event.Contract]
 	producer  *kgo.Client
@@ -149,8 +148,6 @@ func (l *load) next() *kgo.Record {
 	}
 	key := e.Account
 	switch {
-	case l.positive:
-		e.OccurredAt = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(late)
 	case kind < 40 && len(l.sent) > 0: // sent again, soon or late
 		e = l.sent[part%len(l.sent)]
 		key = e.Account

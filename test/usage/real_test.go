@@ -18,7 +18,7 @@ func onKafka(t testing.TB, brokers string) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = registry.Close() })
-	return newWorld(t, programs(t), strings.Split(brokers, ","), registry.URL())
+	return newWorld(t, programs(t), strings.Split(brokers, ","), registry.URL(), usageTopics())
 }
 
 // A server of its own, because the proofs use the catalogue's topics.

@@ -99,10 +99,10 @@ func onEmbedded(t testing.TB) *world {
 	if len(said) < 2 {
 		t.Fatal("the embedded broker does not start")
 	}
-	return newWorld(t, bin, said[:1], said[1])
+	return newWorld(t, bin, said[:1], said[1], usageTopics())
 }
 
-func newWorld(t testing.TB, bin string, brokers []string, registry string) *world {
+func newWorld(t testing.TB, bin string, brokers []string, registry string, all []schemas.Topic) *world {
 	t.Helper()
 	w := &world{t: t, brokers: brokers, registry: registry, bin: bin,
 		dir:     t.ArtifactDir(), // -artifacts keeps logs and states
@@ -115,7 +115,7 @@ func newWorld(t testing.TB, bin string, brokers []string, registry string) *worl
 	}
 	t.Cleanup(w.client.Close)
 	w.admin = kadm.NewClient(w.client)
-	if _, err := topics.Apply(t.Context(), w.admin, usageTopics(), topics.Options{}); err != nil {
+	if _, err := topics.Apply(t.Context(), w.admin, all, topics.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	return w
