@@ -76,6 +76,7 @@ func TestExamplesWork(t *testing.T) {
 	d.standby(t, "v2")
 	d.await(t, "the limit of acme", "limits", "get", "acme")
 	d.await(t, "the group of v2", "groups", "ingest.applier.v2")
+	d.await(t, "the archive", "archive", "verify", "usage.events")
 
 	mkdir(t, dir, ".config/fish/completions")
 	program, err := os.Executable()

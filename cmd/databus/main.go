@@ -40,6 +40,7 @@ type cli struct {
 	Usage      usageCmd      `cmd:"" help:"Produce usage events, print counts and explain them."`
 	Limits     limitsCmd     `cmd:"" help:"Show where an account stands."`
 	Groups     groupsCmd     `cmd:"" help:"Show consumer groups: members, partitions and lag."`
+	Archive    archiveCmd    `cmd:"" help:"List, print, verify and restore the archive, and query it."`
 	State      stateCmd      `cmd:"" help:"Look into the local state of a stopped service."`
 	Topics     topicsCmd     `cmd:"" help:"Create, list and check the catalogue's topics."`
 	Schemas    schemasCmd    `cmd:"" help:"Register and check the catalogue's schemas."`

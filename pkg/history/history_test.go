@@ -152,3 +152,56 @@ func TestGapsAndOverlaps(t *testing.T) {
 		t.Error("files that overlap make a chain")
 	}
 }
+
+func TestListAndScan(t *testing.T) {
+	w := historytest.New(t, 3)
+	w.Write(150)
+	ends := w.Ends()
+	files := w.Archive(make([]int64, len(ends)), ends, nil)
+	l, err := history.List(t.Context(), w.Bucket, "archive", schemas.DatabusRecords)
+	if err != nil || len(l.Objects) != len(files) || len(l.Strays) != 0 {
+		t.Fatalf("%d objects of %d, strays %v, %v", len(l.Objects), len(files), l.Strays, err)
+	}
+	var objects []history.Object
+	for _, part := range l.Partitions() {
+		if len(part) > len(objects) {
+			objects = part
+		}
+	}
+	type row struct{ offset, time int64 }
+	scan := func(b history.Bounds, objects ...history.Object) (rows []row, err error) {
+		err = history.Scan(t.Context(), w.Bucket, objects, b, func(f *archive.Footer, rec *archive.Record) error {
+			rows = append(rows, row{rec.Offset, rec.Timestamp})
+			return nil
+		})
+		return rows, err
+	}
+	all, err := scan(history.Bounds{}, objects...)
+	if err != nil || len(all) < 10 {
+		t.Fatalf("%d rows, %v", len(all), err)
+	}
+	for i := range all {
+		for j := i + 1; j < len(all); j++ {
+			rows, err := scan(history.Bounds{From: all[i].offset, To: all[j].offset}, objects...)
+			if err != nil || !slices.Equal(rows, all[i:j]) {
+				t.Fatalf("rows %d to %d: %v, %v, want %v", i, j, rows, err, all[i:j])
+			}
+		}
+		since := all[i].time
+		from := slices.IndexFunc(all, func(r row) bool { return r.time >= since })
+		if rows, err := scan(history.Bounds{Since: &since}, objects...); err != nil || !slices.Equal(rows, all[from:]) {
+			t.Fatalf("since %d: %v, %v", since, rows, err)
+		}
+		if rows, err := scan(history.Bounds{Before: &since}, objects...); err != nil || !slices.Equal(rows, all[:from]) {
+			t.Fatalf("before %d: %v, %v", since, rows, err)
+		}
+	}
+	var gap *history.Gap
+	rows, err := scan(history.Bounds{}, objects[0], objects[2])
+	if !errors.As(err, &gap) || gap.From != objects[1].First || gap.To != objects[2].First || len(rows) == 0 {
+		t.Errorf("without the second object: %d rows, %v", len(rows), err)
+	}
+	if _, err := scan(history.Bounds{}, objects[0], objects[1], objects[1]); err == nil {
+		t.Error("an object that follows itself was read")
+	}
+}

@@ -5,7 +5,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,7 +28,7 @@ type Manifest struct {
 	files map[string]event.ArchiveFile // by the event's key
 }
 
-// Follow starts to follow the manifest of a topic; see Ready and CaughtUp.
+// Follow starts to follow the manifest of a topic, or of all topics if it is ""; see Ready and CaughtUp.
 func Follow(ctx context.Context, kafka []kgo.Opt, c *codec.Codec, topic string, log *slog.Logger) (*Manifest, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -69,7 +71,7 @@ func (m *Manifest) put(key string, file *event.ArchiveFile) {
 	defer m.mu.Unlock()
 	if file == nil {
 		delete(m.files, key)
-	} else if file.Topic == m.topic {
+	} else if m.topic == "" || file.Topic == m.topic {
 		m.files[key] = *file
 	}
 }
@@ -85,6 +87,17 @@ func (m *Manifest) CaughtUp(ctx context.Context) error { return m.follower.Caugh
 
 // Close stops following.
 func (m *Manifest) Close() { m.follower.Close() }
+
+// Files returns all files, in order of topic, partition and first offset.
+func (m *Manifest) Files() []event.ArchiveFile {
+	m.mu.RLock()
+	files := slices.Collect(maps.Values(m.files))
+	m.mu.RUnlock()
+	slices.SortFunc(files, func(a, b event.ArchiveFile) int {
+		return cmp.Or(strings.Compare(a.Topic, b.Topic), cmp.Compare(a.Partition, b.Partition), cmp.Compare(a.First, b.First), strings.Compare(a.Object, b.Object))
+	})
+	return files
+}
 
 // Chain returns the files of a partition from the file that holds offset from to the end of the archive. It is empty
 // when the archive of the partition ends at or before from. A *Gap: there are files behind offsets that are in none.
