@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -192,7 +191,8 @@ type graphDiffCmd struct {
 func (graphDiffCmd) Help() string {
 	return `Resolves every record of which there is evidence under both versions, by the newest evidence, and says which persons merge
 into others, which split off, and which get another FCID for the same records. It reads all of identity.observations and
-loads both graphs.
+loads both graphs. Records that nothing but their own id identifies are persons of their own under any graph; the evidence
+does not hold that id, so they are left out.
 
 Example, after "databus graph build g2":
 
@@ -260,8 +260,8 @@ func moves(list []graph.Move) []map[string]any {
 	return all
 }
 
-// evidenceOfRecords are the identifiers of each record, by the newest piece of evidence about it. Evidence of other
-// sources than records holds no identifier of a record, and is not one.
+// evidenceOfRecords are the identifiers of each record, by the newest piece of evidence about it: a record's evidence id is
+// its key, which begins with the account that is its source.
 func evidenceOfRecords(ctx context.Context, g *Globals) (map[string][]graph.Identifier, error) {
 	cl, err := g.kafka(ctx)
 	if err != nil {
@@ -292,7 +292,7 @@ func evidenceOfRecords(ctx context.Context, g *Globals) (map[string][]graph.Iden
 		if err != nil {
 			return fmt.Errorf("%s/%d@%d: %w", rec.Topic, rec.Partition, rec.Offset, g.registryHint(err))
 		}
-		if e.Relation == event.RelationTogether && slices.ContainsFunc(e.Identifiers, func(id graph.Identifier) bool { return id.Kind == graph.Record }) {
+		if e.Relation == event.RelationTogether && strings.HasPrefix(o.EvidenceID, o.Source+"/") {
 			records[string(rec.Key)] = e.Identifiers
 		}
 		return nil

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"databus/pkg/graph"
+	"databus/schemas"
+	"databus/schemas/codec"
+	"databus/schemas/event"
+)
+
+func TestGraph(t *testing.T) {
+	s := readyStack(t, schemas.IdentityGraphs, schemas.IdentityObservations, schemas.DatabusRecords)
+	c := codec.New(codec.NewRegistry(s.Registry.URL()), codec.Options{})
+	opts := target{brokers: s.Broker.Seeds()}.options()
+	s.run(t, "graph", "build", "g1").fails(t, 1, "which bucket")
+	t.Setenv("DATABUS_BUCKET__URL", "file://"+t.TempDir())
+	observe := func(source, id string, relation event.Relation, identifiers ...byte) {
+		t.Helper()
+		o := &event.Observation{EvidenceID: id, Source: source, Relation: relation, Identifiers: []event.EvidenceIdentifier{}, Weight: 1,
+			FirstSeen: time.Unix(1, 0), ObservedAt: time.Unix(2, 0)}
+		var ids []graph.Identifier
+		for _, b := range identifiers {
+			ids = append(ids, graph.Identifier{Kind: graph.Email, Hash: [16]byte{b}})
+		}
+		if len(ids) > 0 {
+			o.Identifiers = graph.ToEvidence(ids)
+		}
+		put(t, opts, c, schemas.IdentityObservations, id, o)
+	}
+	s.ok(t, "graph", "build", "g1")
+	observe("acme", "acme/r1", event.RelationTogether, 1)
+	observe("acme", "acme/r2", event.RelationTogether, 2)
+	observe("blue", "blue/r3", event.RelationTogether, 3)
+	observe("blue", "blue/r4", event.RelationTogether, 3)
+	observe("blue", "blue/gone", event.RelationTogether, 4)
+	observe("blue", "blue/gone", event.RelationWithdrawn)
+	observe("bureau", "x17", event.RelationTogether, 1, 2) // says that r1 and r2 are one person, and is no record
+	if out := s.ok(t, "graph", "build", "g2"); out != "graph g2: 2 persons, 3 identifiers, 0 of them shared by too many; graphs/g2.graph\n" {
+		t.Error(out)
+	}
+	s.ok(t, "graph", "build", "g2") // the same evidence, the same file
+	var d struct {
+		Records, Moved int
+		Before         int `json:"persons_before"`
+		After          int `json:"persons_after"`
+		Merged, Split  []struct {
+			From string `json:"from_fcid"`
+			To   string `json:"to_fcid"`
+		}
+	}
+	if err := json.Unmarshal([]byte(s.ok(t, "graph", "diff", "g1", "g2", "--format", "json")), &d); err != nil {
+		t.Fatal(err)
+	}
+	if d.Records != 4 || d.Moved != 1 || d.Before != 3 || d.After != 2 || len(d.Merged) != 1 || len(d.Split) != 0 || len(d.Merged[0].From) != 32 {
+		t.Errorf("%+v", d)
+	}
+	if out := s.ok(t, "graph", "diff", "g2", "g1"); !strings.Contains(out, "2 persons become 3") || !strings.Contains(out, "split off: 1\n") {
+		t.Error(out)
+	}
+	if out := s.ok(t, "graph", "ls"); strings.Count(out, "\n") != 3 || !strings.Contains(out, "graphs/g2.graph") {
+		t.Error(out)
+	}
+	observe("acme", "acme/r5", event.RelationTogether, 5)
+	s.run(t, "graph", "build", "g2").fails(t, 1, "choose another version")
+	s.run(t, "graph", "diff", "g2", "g9").fails(t, 1, "no graph version g9: there are g1, g2")
+	s.run(t, "graph", "build", "a/b").fails(t, 2, "is no name of a version")
+	// Records whose evidence is still to come are said.
+	putBytes(t, opts, schemas.DatabusRecords, "acme/r6", []byte("x"))
+	if r := s.run(t, "graph", "build", "g3"); r.code != 0 || !strings.Contains(r.err, fmt.Sprintf("of up to %d records", 1)) {
+		t.Errorf("%+v", r)
+	}
+}
