@@ -170,9 +170,11 @@ func (c *cache) scan(store int, prefix, from string, each func(key, value []byte
 
 // write puts the transaction's rows into a batch.
 func (c *cache) write(b *state.Batch, partition int32) error {
+	var key []byte
 	for i, store := range c.stores {
 		for _, r := range c.dirty[i] {
-			if err := b.Set(partition, store, []byte(r.key), r.value); err != nil {
+			key = append(key[:0], r.key...)
+			if err := b.Set(partition, store, key, r.value); err != nil {
 				return err
 			}
 		}

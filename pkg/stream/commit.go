@@ -97,17 +97,18 @@ func (r *Runtime) replaced(err error) error {
 func (r *Runtime) produce(tasks []*task) error {
 	var mu sync.Mutex
 	var failed error
+	done := func(rec *kgo.Record, err error) {
+		if err != nil {
+			mu.Lock()
+			defer mu.Unlock()
+			if failed == nil || isFenced(err) {
+				failed = fmt.Errorf("topic %s: %w", rec.Topic, err)
+			}
+		}
+	}
 	for _, t := range tasks {
 		for _, rec := range t.tx.out {
-			r.session.Produce(r.ctx, rec, func(rec *kgo.Record, err error) {
-				if err != nil {
-					mu.Lock()
-					defer mu.Unlock()
-					if failed == nil || isFenced(err) {
-						failed = fmt.Errorf("topic %s: %w", rec.Topic, err)
-					}
-				}
-			})
+			r.session.Produce(r.ctx, rec, done)
 		}
 	}
 	ctx, cancel := context.WithTimeout(r.ctx, 2*r.o.TransactionTimeout)

@@ -119,19 +119,22 @@ func (t *task) finish() error {
 	if t.cache == nil {
 		return nil
 	}
+	e := event.ChangelogEntry{Kind: event.ChangelogKindRow, Instance: t.r.o.Instance}
 	for i, store := range t.r.o.Stores {
+		e.Store = store
 		for _, row := range t.cache.dirty[i] {
-			e := event.ChangelogEntry{Kind: event.ChangelogKindRow, Store: store, Key: []byte(row.key), Instance: t.r.o.Instance}
+			key := t.tx.room.take(append(append(append(t.tx.room.free(), store...), '/'), row.key...))
+			e.Key, e.Value = key[len(store)+1:], nil
 			if row.value != nil {
 				e.Value = &row.value
 			}
-			if err := t.entry([]byte(store+"/"+row.key), &e); err != nil {
+			if err := t.entry(key, &e); err != nil {
 				return err
 			}
 		}
 	}
 	// The marker is the last record of the transaction in this partition: who has read it has read all rows before it.
-	e := event.ChangelogEntry{Kind: event.ChangelogKindMarker, Instance: t.r.o.Instance}
+	e = event.ChangelogEntry{Kind: event.ChangelogKindMarker, Instance: t.r.o.Instance}
 	for _, topic := range t.r.shape.inputs {
 		if offset, ok := t.next[topic]; ok {
 			e.Inputs = append(e.Inputs, event.InputPosition{Topic: topic, Partition: t.partition, Offset: offset})
@@ -148,14 +151,16 @@ func (t *task) finish() error {
 const markerKey = "marker"
 
 func (t *task) entry(key []byte, e *event.ChangelogEntry) error {
-	value, err := t.r.entries.Encode(t.r.ctx, e)
+	value, err := t.r.entries.Append(t.r.ctx, t.tx.room.free(), e)
 	if err != nil {
 		if isRetryable(err) {
 			return &retry{partition: t.partition, place: "changelog", err: err}
 		}
 		return fmt.Errorf("stream %s: encoding a changelog entry of partition %d: %w", t.r.o.Group, t.partition, err)
 	}
-	t.tx.out = append(t.tx.out, &kgo.Record{Topic: t.r.shape.changelog, Partition: t.partition, Key: key, Value: value})
+	rec := t.tx.room.record()
+	*rec = kgo.Record{Topic: t.r.shape.changelog, Partition: t.partition, Key: key, Value: t.tx.room.take(value)}
+	t.tx.out = append(t.tx.out, rec)
 	return nil
 }
 

@@ -14,6 +14,7 @@ type Tx struct {
 	task  *task
 	cache *cache
 	out   []*kgo.Record
+	room  room // for out
 }
 
 // Context ends when the instance must give up, not when it is asked to stop: what was polled is processed.
@@ -56,7 +57,9 @@ func (tx *Tx) Emit(topic string, key, value []byte, headers ...kgo.RecordHeader)
 	if !tx.task.r.shape.sinks[topic] {
 		panic(fmt.Sprintf("stream: %s emits to %s, which is no sink of its topology", tx.task.r.o.Group, topic))
 	}
-	tx.out = append(tx.out, &kgo.Record{Topic: topic, Key: key, Value: value, Headers: headers})
+	rec := tx.room.record()
+	*rec = kgo.Record{Topic: topic, Key: key, Value: value, Headers: headers}
+	tx.out = append(tx.out, rec)
 }
 
 func (tx *Tx) store(name string) int {
@@ -65,4 +68,43 @@ func (tx *Tx) store(name string) int {
 		panic(fmt.Sprintf("stream: %s uses store %s, which it did not declare", tx.task.r.o.Group, name))
 	}
 	return i
+}
+
+// room is memory for the records of a transaction, in chunks: one allocation for hundreds of records instead of several
+// for each. A chunk is freed with the last record in it and never used again, since the client may still hold records of
+// a transaction that was given up.
+type room struct {
+	bytes   []byte // the rest of the chunk, from length 0
+	records []kgo.Record
+}
+
+const (
+	chunkBytes   = 32 << 10
+	roomy        = 512 // bytes: most keys and values fit; others get memory of their own from append
+	chunkRecords = 128
+)
+
+// free returns an empty slice to append to; take keeps what was appended.
+func (r *room) free() []byte {
+	if cap(r.bytes) < roomy {
+		r.bytes = make([]byte, 0, chunkBytes)
+	}
+	return r.bytes
+}
+
+func (r *room) take(b []byte) []byte {
+	if n := len(b); n > 0 && n <= cap(r.bytes) && &b[0] == &r.bytes[:1][0] {
+		r.bytes = r.bytes[n:n:cap(r.bytes)]
+		return b[:n:n]
+	}
+	return b
+}
+
+func (r *room) record() *kgo.Record {
+	if len(r.records) == 0 {
+		r.records = make([]kgo.Record, chunkRecords)
+	}
+	rec := &r.records[0]
+	r.records = r.records[1:]
+	return rec
 }

@@ -37,6 +37,7 @@ func (p *partition) begin(tx *stream.Tx, rec *kgo.Record) error {
 	}
 	p.first = first
 	// Accounts that were asked for before, by a contract in the same batch, do not know it yet.
+	p.rows = 0
 	clear(p.accounts)
 	return nil
 }

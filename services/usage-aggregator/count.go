@@ -22,6 +22,9 @@ type count struct {
 	updated               int64 // append time of the newest event, microseconds since 1970
 	provisional           bool  // until history has been added
 	providers             []providerCount
+
+	key     string // of the row; set with the first change
+	touched bool   // changed by the open transaction
 }
 
 // providerCount is the part of a count whose events name a provider; they are in order of names.
@@ -173,14 +176,25 @@ func (c *count) provider(name string) *providerCount {
 }
 
 func (c *count) event() *event.UsageCount {
-	u := &event.UsageCount{Account: c.account, Pack: c.pack, Period: c.period, PeriodStart: time.UnixMicro(c.start).UTC(),
-		ContractVersion: c.version, Matched: c.matched, Unmatched: c.unmatched, AmountMicros: c.amount, Provisional: c.provisional, UpdatedAt: time.UnixMicro(c.updated).UTC()}
+	u := new(event.UsageCount)
+	c.fill(u)
+	return u
+}
+
+// fill makes u the event of the count, in the memory that u's fields have.
+func (c *count) fill(u *event.UsageCount) {
+	*u = event.UsageCount{Account: c.account, Pack: c.pack, Period: c.period, PeriodStart: time.UnixMicro(c.start).UTC(),
+		ContractVersion: c.version, Matched: c.matched, Unmatched: c.unmatched, AmountMicros: c.amount, Provisional: c.provisional, UpdatedAt: time.UnixMicro(c.updated).UTC(),
+		PeriodEnd: u.PeriodEnd, Providers: u.Providers[:0]}
 	for _, p := range c.providers {
 		u.Providers = append(u.Providers, event.ProviderCount{Provider: p.name, Matched: p.matched, Unmatched: p.unmatched, AmountMicros: p.amount})
 	}
-	if c.end != 0 {
-		end := time.UnixMicro(c.end).UTC()
-		u.PeriodEnd = &end
+	if c.end == 0 {
+		u.PeriodEnd = nil
+		return
 	}
-	return u
+	if u.PeriodEnd == nil {
+		u.PeriodEnd = new(time.Time)
+	}
+	*u.PeriodEnd = time.UnixMicro(c.end).UTC()
 }

@@ -11,8 +11,11 @@ import (
 	"databus/schemas/event"
 )
 
-// maxTerms bounds the contracts that a partition keeps parsed.
-const maxTerms = 10_000
+const (
+	maxTerms = 10_000 // accounts that a partition keeps parsed
+	maxRows  = 20_000 // rows that it keeps with them
+	fewRows  = 64     // of one account: they are looked through one by one
+)
 
 // partition is what one partition remembers between calls. The runtime throws it away with every aborted transaction.
 type partition struct {
@@ -24,12 +27,35 @@ type partition struct {
 	pruning  pruning
 	event    event.UsageEvent
 	first    *int64 // see since
+	rows     int    // in accounts
+	value    event.UsageCount
 }
 
 // account is what an event of an account is counted by.
 type account struct {
 	terms  *usage.Terms // nil without a contract
 	bounds usage.AccountBounds
+	// rows are the account's counts that were changed lately, as they are now: only this partition changes them. They save
+	// most events the making of keys, and most transactions the reading of rows.
+	rows []*count
+}
+
+// row returns a count from the account's rows, or nil.
+func (a *account) row(pack, period string) *count {
+	for _, c := range a.rows {
+		if c.period == period && c.pack == pack {
+			return c
+		}
+	}
+	return nil
+}
+
+// forgetRows lets go of all rows that are kept. Those of the open transaction stay in touched.
+func (p *partition) forgetRows() {
+	for _, a := range p.accounts {
+		a.rows = nil
+	}
+	p.rows = 0
 }
 
 func newPartition(s *Service) *partition {
@@ -97,6 +123,7 @@ func (p *partition) account(tx *stream.Tx, name string) (*account, error) {
 		return nil, err
 	}
 	if len(p.accounts) >= maxTerms {
+		p.rows = 0
 		clear(p.accounts)
 	}
 	p.accounts[name] = a
@@ -136,7 +163,7 @@ func (p *partition) onEvent(tx *stream.Tx, rec *kgo.Record) error {
 		}
 		set := acct.bounds.Of(pack, period.Kind)
 		period.ID = usage.WithBounds(period.ID, set.Number)
-		c, found, err := p.count(tx, e.Account, pack, period.ID)
+		c, found, err := p.count(tx, acct, e.Account, pack, period.ID)
 		if err != nil {
 			failed = err
 			return
@@ -167,8 +194,12 @@ func (s *Service) refused(e *event.UsageEvent, rec *kgo.Record) string {
 	return ""
 }
 
-// count returns the row of a period, and whether there was one.
-func (p *partition) count(tx *stream.Tx, account, pack, period string) (c *count, found bool, err error) {
+// count returns the row of a period, and whether there was one. The caller changes it.
+func (p *partition) count(tx *stream.Tx, acct *account, account, pack, period string) (c *count, found bool, err error) {
+	if c := acct.row(pack, period); c != nil {
+		p.touch(c)
+		return c, true, nil
+	}
 	key := countKey(account, pack, period)
 	if c, ok := p.touched[key]; ok {
 		return c, true, nil
@@ -183,21 +214,41 @@ func (p *partition) count(tx *stream.Tx, account, pack, period string) (c *count
 			return nil, false, err
 		}
 	}
-	p.touched[key] = c
-	p.order = append(p.order, c)
+	c.key = key
+	p.touch(c)
+	if p.rows++; p.rows > maxRows {
+		p.forgetRows()
+		p.rows = 1
+	}
+	if len(acct.rows) == fewRows {
+		p.rows -= fewRows
+		acct.rows = nil
+	}
+	acct.rows = append(acct.rows, c)
 	return c, row != nil, nil
+}
+
+// touch makes a row one that the open transaction changes.
+func (p *partition) touch(c *count) {
+	if !c.touched {
+		c.touched = true
+		p.touched[c.key] = c
+		p.order = append(p.order, c)
+	}
 }
 
 // finish writes and emits every count that the transaction has changed, once.
 func (p *partition) finish(tx *stream.Tx) error {
 	for _, c := range p.order {
-		key := []byte(countKey(c.account, c.pack, c.period))
+		key := []byte(c.key)
 		tx.Put(storeCounts, key, c.encode())
-		value, err := p.s.counts.Encode(tx.Context(), c.event())
+		c.fill(&p.value)
+		value, err := p.s.counts.Append(tx.Context(), make([]byte, 0, 96+len(key)+48*len(c.providers)), &p.value)
 		if err != nil {
 			return err
 		}
 		tx.Emit(schemas.UsageCounts, key, value)
+		c.touched = false
 	}
 	if err := p.prune(tx); err != nil {
 		return err

@@ -60,6 +60,9 @@ func (p *partition) prune(tx *stream.Tx) error {
 		return failed
 	}
 	w.walking = rows > pruneRows
+	if len(old) > 0 {
+		p.forgetRows() // the deleted ones may be among them
+	}
 	for _, key := range old {
 		tx.Delete(storeCounts, key)
 		tx.Emit(schemas.UsageCounts, key, nil)

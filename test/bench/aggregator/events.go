@@ -24,10 +24,12 @@ const (
 var (
 	packs     = [2]string{"person", "company"}
 	providers = map[string]string{"person": "alpha-data", "company": "beta-data"} // who is owed for a match, by pack
-	month     = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 )
 
-const monthID = "month:2026-01"
+// lastMonth is when all events happened: the calendar month before this one, in UTC.
+func lastMonth(now time.Time) time.Time {
+	return time.Date(now.UTC().Year(), now.UTC().Month()-1, 1, 0, 0, 0, 0, time.UTC)
+}
 
 // sums are what one account and pack adds up to.
 type sums struct{ matched, unmatched, amount int64 }
@@ -66,6 +68,7 @@ type input struct {
 	accounts []string
 	counted  []counted
 	ring     []sent
+	month    time.Time
 	n        int
 }
 
@@ -77,7 +80,7 @@ type sent struct {
 }
 
 func newInput(client *kgo.Client, c *codec.Codec, keys int, seed uint64) *input {
-	in := &input{client: client, serde: codec.For[event.UsageEvent](c, schemas.UsageEvents), rng: rand.New(rand.NewPCG(seed, 4))}
+	in := &input{client: client, serde: codec.For[event.UsageEvent](c, schemas.UsageEvents), rng: rand.New(rand.NewPCG(seed, 4)), month: lastMonth(time.Now())}
 	for i := range max(1, keys/rowsPerAccount) {
 		account := fmt.Sprintf("acct-%05d", i)
 		in.accounts = append(in.accounts, account)
@@ -104,7 +107,7 @@ func (in *input) next(ctx context.Context, i int) (*kgo.Record, error) {
 	}
 	c := &in.counted[i]
 	e := event.UsageEvent{EventID: fmt.Sprintf("%08x-%012x", in.rng.Uint32(), in.n), Account: c.account, Pack: c.pack,
-		OccurredAt: month.Add(time.Duration(in.rng.Int64N(int64(31 * 24 * time.Hour)))).Truncate(time.Microsecond),
+		OccurredAt: in.month.Add(time.Duration(in.rng.Int64N(int64(28 * 24 * time.Hour)))).Truncate(time.Microsecond),
 		Quantity:   1 + in.rng.Int64N(3), Status: 200, Endpoint: "/v1/" + c.pack + "/enrich"}
 	in.n++
 	if in.rng.IntN(4) == 0 {
@@ -177,7 +180,7 @@ func (in *input) truth(dedup bool) map[string]row {
 		}
 		owed := sums{matched: s.matched, amount: s.amount}
 		for _, pack := range [2]string{c.pack, "*"} {
-			for _, period := range [2]string{"total", monthID} {
+			for _, period := range [2]string{"total", "month:" + in.month.Format("2006-01")} {
 				key := schemas.JoinKey(c.account, pack, period)
 				r := rows[key]
 				r.plus(s)
