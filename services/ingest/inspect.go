@@ -16,7 +16,7 @@ func InspectRow(store string, _, value []byte) (any, bool, error) {
 	}
 	requests := []map[string]any{}
 	for _, r := range recent {
-		requests = append(requests, map[string]any{"request_id_sha256": hex.EncodeToString(r.ID[:]), "appended_at": time.UnixMilli(r.At).UTC()})
+		requests = append(requests, map[string]any{"request_id_hash": hex.EncodeToString(r.ID[:]), "appended_at": time.UnixMilli(r.At).UTC()})
 	}
 	return map[string]any{"first_seen": firstSeen.UTC(), "recent_requests": requests}, true, nil
 }

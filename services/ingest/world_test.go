@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -340,12 +339,6 @@ func (r *rig) modelled(keyspace, model string) {
 // records are those on the Databus.
 func (r *rig) records() []event.DatabusRecord {
 	return events[event.DatabusRecord](r, schemas.DatabusRecords)
-}
-
-func sorted(list []string) []string {
-	list = slices.Clone(list)
-	slices.Sort(list)
-	return list
 }
 
 // newSlowBody is a request body that is sent piece by piece, until the channel is closed.

@@ -131,13 +131,6 @@ func usageTopics() (all []schemas.Topic) {
 	return all
 }
 
-// positions are the end of each input of a service and what its group has committed.
-func (w *world) positions(ctx context.Context, service string) (ends kadm.ListedOffsets, committed kadm.OffsetResponses, err error) {
-	ends, err1 := w.admin.ListEndOffsets(ctx, inputs[service]...)
-	committed, err2 := w.admin.FetchOffsets(ctx, service)
-	return ends, committed, errors.Join(err1, err2)
-}
-
 // patience bounds every wait for the services.
 const patience = 3 * time.Minute
 
