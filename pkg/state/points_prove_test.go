@@ -1,0 +1,5 @@
+//go:build prove
+
+package state
+
+const crashPoints = 10_000

@@ -1,0 +1,5 @@
+//go:build prove
+
+package stream
+
+const powerFailures = 300

@@ -1,0 +1,6 @@
+//go:build !prove
+
+package stream
+
+// powerFailures of the normal tests; `go test -tags prove` runs all of them.
+const powerFailures = 12
