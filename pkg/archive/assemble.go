@@ -91,7 +91,7 @@ func (c *column) read(r *rowReader, dst []byte) ([]byte, error) {
 		}
 		return binary.AppendVarint(dst, c.nullBranch), c.skip(r)
 	}
-	if c.union {
+	if c.union && c.kind != kindChoice {
 		dst = binary.AppendVarint(dst, c.valueBranch)
 	}
 	return c.readPresent(r, dst)
@@ -109,8 +109,40 @@ func (c *column) readPresent(r *rowReader, dst []byte) ([]byte, error) {
 		return dst, nil
 	case kindList, kindMap:
 		return c.readBlocks(r, dst)
+	case kindChoice:
+		return c.readChoice(r, dst)
 	}
 	return c.appendLeaf(dst, r.take(c.lo))
+}
+
+// readChoice writes the branch that is present: exactly one is.
+func (c *column) readChoice(r *rowReader, dst []byte) ([]byte, error) {
+	present := -1
+	for i, child := range c.children {
+		values := r.columns[child.lo]
+		if len(values) == 0 || present >= 0 && values[0].DefinitionLevel() >= child.def {
+			return nil, c.failed(errColumns)
+		}
+		if values[0].DefinitionLevel() >= child.def {
+			present = i
+		}
+	}
+	if present < 0 {
+		return nil, c.failed(errors.New("none of the union's types is there"))
+	}
+	dst = binary.AppendVarint(dst, c.branches[present])
+	var err error
+	for i, child := range c.children {
+		if i == present {
+			dst, err = child.readPresent(r, dst)
+		} else {
+			err = child.skip(r)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return dst, nil
 }
 
 // readBlocks writes an array or a map as one block. Its elements are the values of the first leaf below up to the

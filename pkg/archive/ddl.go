@@ -137,7 +137,7 @@ func distinct(c *column, taken ...string) error {
 	}
 	for _, child := range c.children {
 		lower := strings.ToLower(child.name)
-		if other, ok := seen[lower]; ok && c.kind == kindRecord {
+		if other, ok := seen[lower]; ok && (c.kind == kindRecord || c.kind == kindChoice) {
 			return fmt.Errorf("%w for this engine: the names of field %s and of %s differ in upper and lower case at most", ErrSchema, child.path, other)
 		}
 		seen[lower] = child.name
@@ -150,7 +150,7 @@ func distinct(c *column, taken ...string) error {
 
 func (c *column) hiveType(d dialect) string {
 	switch c.kind {
-	case kindRecord:
+	case kindRecord, kindChoice:
 		fields := make([]string, len(c.children))
 		for i, child := range c.children {
 			fields[i] = d.quote + child.name + d.quote + d.colon + child.hiveType(d)

@@ -22,6 +22,7 @@ const everyType = `{"type":"record","name":"E","fields":[
 	{"name":"ns","type":{"type":"long","logicalType":"timestamp-nanos"}},{"name":"lms","type":{"type":"long","logicalType":"local-timestamp-millis"}},
 	{"name":"dec","type":{"type":"bytes","logicalType":"decimal","precision":12,"scale":3}},
 	{"name":"id","type":{"type":"string","logicalType":"uuid"}},
+	{"name":"either","type":["null","int","string",{"type":"record","name":"n.C","fields":[{"name":"c","type":"long"}]}]},
 	{"name":"tags","type":{"type":"array","items":"string"}},
 	{"name":"Map","type":{"type":"map","values":["null",{"type":"record","name":"R","fields":[{"name":"x","type":"int"},{"name":"y","type":{"type":"array","items":"long"}}]}]}}]}`
 

@@ -59,8 +59,43 @@ func (g *generator) any(depth int) (any, writeValue) {
 			}
 			return write(rng, binary.AppendVarint(dst, 1-null))
 		}
+	case n == 3:
+		return g.choice(depth)
 	default:
 		return g.present(depth)
+	}
+}
+
+// choice is a union of several types, sometimes with null, at any place.
+func (g *generator) choice(depth int) (any, writeValue) {
+	var branches []any
+	var writes []writeValue
+	seen := map[string]bool{}
+	for range 2 + g.rng.IntN(4) {
+		schema, write := g.present(depth + 1)
+		if g.rng.IntN(4) == 0 {
+			schema, write = "null", func(_ *rand.Rand, dst []byte) []byte { return dst }
+		}
+		kind := fmt.Sprint(schema)
+		if m, ok := schema.(map[string]any); ok {
+			if kind = fmt.Sprint(m["type"]); m["name"] != nil {
+				kind = fmt.Sprint(m["name"])
+			}
+		}
+		if !seen[kind] { // Avro allows each type once
+			seen[kind] = true
+			branches, writes = append(branches, schema), append(writes, write)
+		}
+	}
+	if len(branches) == 1 {
+		if seen["null"] {
+			return g.leaf()
+		}
+		return branches[0], writes[0]
+	}
+	return branches, func(rng *rand.Rand, dst []byte) []byte {
+		i := rng.IntN(len(writes))
+		return writes[i](rng, binary.AppendVarint(dst, int64(i)))
 	}
 }
 

@@ -27,8 +27,16 @@ type step struct {
 	targets  []int
 	children []*step
 	defaults [][]byte
+	// Where either is a union of several types: per writer's type but null, the reader's.
+	options []option
 	// Of an enum: the reader's symbol per writer's, or -1.
 	symbols []int64
+}
+
+// option is one of the writer's types: the step to the reader's, and its branch number there, or -1.
+type option struct {
+	step   *step
+	branch int64
 }
 
 // NewResolver prepares the resolution from writer to reader. It fails with ErrSchema where the two are incompatible.
@@ -73,6 +81,9 @@ func (r *Resolver) Resolve(dst, value []byte) ([]byte, error) {
 
 func newStep(w, r *column) (*step, error) {
 	s := &step{w: w, r: r}
+	if w.kind == kindChoice || r.kind == kindChoice {
+		return s, s.choose()
+	}
 	switch {
 	case w.kind == kindRecord && r.kind == kindRecord:
 		return s, s.fields()
@@ -98,6 +109,43 @@ func newStep(w, r *column) (*step, error) {
 		return nil, fmt.Errorf("%s: its type changed beyond resolution", named(r.path))
 	}
 	return s, nil
+}
+
+// choose finds for each of the writer's types the reader's: the same one, or else the first that it resolves to.
+func (s *step) choose() error {
+	from, to := s.w.alternatives(), s.r.alternatives()
+	for _, w := range from {
+		found := option{branch: -1}
+		for _, same := range []bool{true, false} {
+			for i, r := range to {
+				if found.step != nil || same && w.kind != r.kind || w.typeName != r.typeName && len(to) > 1 {
+					continue
+				}
+				child, err := newStep(w, r)
+				if err != nil {
+					continue
+				}
+				if found.step = child; s.r.kind == kindChoice {
+					found.branch = s.r.branches[i]
+				} else if s.r.union {
+					found.branch = s.r.valueBranch
+				}
+			}
+		}
+		if found.step == nil {
+			return fmt.Errorf("%s: its type %s can no longer be expressed", named(s.r.path), w.name)
+		}
+		s.options = append(s.options, found)
+	}
+	return nil
+}
+
+// alternatives are the types but null that a value can have.
+func (c *column) alternatives() []*column {
+	if c.kind == kindChoice {
+		return c.children
+	}
+	return []*column{c}
 }
 
 func (s *step) fields() error {
@@ -155,8 +203,8 @@ func defaultBytes(c *column) ([]byte, error) {
 
 func (s *step) resolve(dst, src []byte) (_, rest []byte, err error) {
 	null := false
+	var branch int64
 	if s.w.union {
-		var branch int64
 		if branch, src, err = readLong(src); err != nil {
 			return nil, nil, s.r.failed(err)
 		}
@@ -167,6 +215,16 @@ func (s *step) resolve(dst, src []byte) (_, rest []byte, err error) {
 			return nil, nil, s.r.failed(errors.New("it is null, and may no longer be"))
 		}
 		return binary.AppendVarint(dst, s.r.nullBranch), src, nil
+	}
+	if s.options != nil {
+		o := s.options[0]
+		if s.w.kind == kindChoice {
+			o = s.options[slices.Index(s.w.branches, branch)] // checked before
+		}
+		if o.branch >= 0 {
+			dst = binary.AppendVarint(dst, o.branch)
+		}
+		return o.step.present(dst, src)
 	}
 	if s.r.union {
 		dst = binary.AppendVarint(dst, s.r.valueBranch)

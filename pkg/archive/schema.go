@@ -38,6 +38,7 @@ const (
 	kindRecord
 	kindList
 	kindMap
+	kindChoice // a union of several types but null: a group in which one child is present
 )
 
 // column is one node of the tree.
@@ -50,6 +51,8 @@ type column struct {
 	union       bool
 	nullBranch  int64
 	valueBranch int64
+	// Of a choice: the branch number of each child.
+	branches []int64
 
 	// optional is Parquet's: a union with null, or any top-level column, which is null in tombstones.
 	optional bool
@@ -62,14 +65,15 @@ type column struct {
 	symbols  []parquet.Value
 	indexes  map[string]int64
 	fallback int64     // the enum's default symbol, or -1
-	children []*column // fields; element; key and value
+	children []*column // fields; element; key and value; a choice's branches
+	typeName string    // of a record, enum or fixed, without namespace
 
 	node  parquet.Node
 	field *avro.SchemaField // of a record's field: aliases and default
 }
 
 // Compile compiles an Avro schema, given as JSON. It refuses with ErrSchema, naming the field, what the format has no
-// columns for: unions other than of null and one type, recursive types, lone nulls, records without fields.
+// columns for: recursive types, lone nulls, records without fields.
 func Compile(text string) (*Schema, error) {
 	parsed, err := avro.Parse(text)
 	if err != nil {
@@ -189,6 +193,7 @@ func (c *compiler) compile(col *column, n *avro.SchemaNode, def, rep, depth int)
 	if def := c.lookup(n.Type); def != nil {
 		n = def
 	}
+	col.typeName = unqualified(n.Name)
 	if col.optional {
 		def++
 	}
@@ -210,31 +215,64 @@ func (c *compiler) compile(col *column, n *avro.SchemaNode, def, rep, depth int)
 	return nil
 }
 
+// union notes the branches. Of a union of null and one type it returns that type; any other one is a choice.
 func (c *compiler) union(col *column, n *avro.SchemaNode) (*avro.SchemaNode, error) {
-	col.union, col.nullBranch = true, -1
+	col.union, col.nullBranch, col.valueBranch = true, -1, -1
 	var value *avro.SchemaNode
 	for i := range n.Branches {
 		if n.Branches[i].Type == "null" {
-			col.nullBranch = int64(i)
+			col.nullBranch, col.optional = int64(i), true
 			continue
 		}
-		if value != nil {
-			return nil, fmt.Errorf("field %s: a union of %s and %s has no column; only unions of null and one type have",
-				col.path, value.Type, n.Branches[i].Type)
-		}
-		value, col.valueBranch = &n.Branches[i], int64(i)
+		value = &n.Branches[i]
+		col.branches = append(col.branches, int64(i))
 	}
-	if value == nil {
+	switch len(col.branches) {
+	case 0:
 		return nil, fmt.Errorf("field %s: a union that is always null has no column", col.path)
+	case 1:
+		col.valueBranch, col.branches = col.branches[0], nil
+		return value, nil
 	}
-	if col.nullBranch >= 0 {
-		col.optional = true
-	}
-	return value, nil
+	return n, nil
 }
+
+// choice compiles a union of several types to a group with an optional child for each, named by its type.
+func (c *compiler) choice(col *column, n *avro.SchemaNode, depth int) error {
+	taken := map[string]bool{}
+	var fields []parquet.Field
+	for _, i := range col.branches {
+		branch := &n.Branches[i]
+		full := branch.Type
+		if branch.Name != "" {
+			full = fullName(branch)
+		}
+		name := unqualified(full)
+		if taken[name] {
+			name = strings.ReplaceAll(full, ".", "_")
+		}
+		if taken[name] {
+			return fmt.Errorf("field %s: the union has two types that would be the column %s", col.path, name)
+		}
+		taken[name] = true
+		child := &column{name: name, path: join(col.path, name), optional: true}
+		if err := c.compile(child, branch, col.def, col.rep, depth+1); err != nil {
+			return err
+		}
+		col.children = append(col.children, child)
+		fields = append(fields, field{child.node, name})
+	}
+	col.node = group{fields}
+	return nil
+}
+
+func unqualified(name string) string { return name[strings.LastIndexByte(name, '.')+1:] }
 
 func (c *compiler) compileType(col *column, n *avro.SchemaNode, depth int) error {
 	switch n.Type {
+	case "union":
+		col.kind = kindChoice
+		return c.choice(col, n, depth)
 	case "record", "error":
 		name := fullName(n)
 		if c.open[name] {

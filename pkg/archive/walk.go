@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"unicode/utf8"
 
 	"github.com/parquet-go/parquet-go"
@@ -65,16 +66,35 @@ func (c *column) write(r *rows, src []byte, rep int) ([]byte, error) {
 			return nil, c.failed(err)
 		}
 		src = rest
-		switch branch {
-		case c.valueBranch:
-		case c.nullBranch:
+		switch {
+		case branch >= 0 && branch == c.nullBranch:
 			c.writeNull(r, c.def-1, rep)
 			return src, nil
-		default:
+		case c.kind == kindChoice:
+			return c.writeChoice(r, branch, src, rep)
+		case branch != c.valueBranch:
 			return nil, c.failed(fmt.Errorf("the union has no branch %d", branch))
 		}
 	}
 	return c.writePresent(r, src, rep)
+}
+
+// writeChoice writes the value into the branch's column, and that nothing is there into the others.
+func (c *column) writeChoice(r *rows, branch int64, src []byte, rep int) ([]byte, error) {
+	if !slices.Contains(c.branches, branch) {
+		return nil, c.failed(fmt.Errorf("the union has no branch %d", branch))
+	}
+	for i, child := range c.children {
+		if c.branches[i] != branch {
+			child.writeNull(r, c.def, rep)
+			continue
+		}
+		var err error
+		if src, err = child.writePresent(r, src, rep); err != nil {
+			return nil, err
+		}
+	}
+	return src, nil
 }
 
 func (c *column) writePresent(r *rows, src []byte, rep int) ([]byte, error) {

@@ -26,6 +26,7 @@ CREATE TABLE IF NOT EXISTS `every_type` (
   `lms` timestamp_ntz,
   `dec` decimal(12,3),
   `id` string,
+  `either` struct<`int`: int,`string`: string,`C`: struct<`c`: bigint>>,
   `tags` array<string>,
   `Map` map<string,struct<`x`: int,`y`: array<bigint>>>,
   `dt` date,
