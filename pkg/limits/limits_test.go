@@ -149,6 +149,42 @@ func TestNotCaughtUp(t *testing.T) {
 	}
 }
 
+func TestOvershoot(t *testing.T) {
+	b := newBench(t)
+	b.send("before", "p", 11, 100, 150) // reached before the view came: nobody knows who admitted it
+	reg := prometheus.NewRegistry()
+	v, err := NewView(context.Background(), Options{Kafka: b.opts, Codec: b.codec, Clock: func() time.Time { return b.now }, Metrics: reg})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer v.Close()
+	if err := v.Ready(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	b.send("before", "p", 11, 100, 170)
+	b.send("a", "p", 11, 100, 99)
+	b.send("a", "p", 11, 100, 103)
+	b.send("a", "p", 11, 100, 107) // events under way when the first refusal came
+	b.send("a", "p", 11, 100, 105) // a correction does not undo it
+	b.send("b", "p", 11, 100, 50)
+	b.send("b", "p", 11, 100, 100) // exactly
+	b.send("c", "p", 11, 100, 90)
+	b.send("c", "p", 11, 50, 90) // a lowered limit
+	b.send("c", "p", 11, 50, 91)
+	b.send("end", "p", 11, 100, 0)
+	for deadline := time.Now().Add(10 * time.Second); v.Allow("end", "p").Reason != Within; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the states do not arrive")
+		}
+	}
+	if got := v.Overshoot(); got != (Overshoot{Worst: 7, Units: 7, Crossings: 2}) {
+		t.Errorf("%+v", got)
+	}
+	if n, err := testutil.GatherAndCount(reg, "databus_limits_overshoot_units_max", "databus_limits_overshoot_units_total", "databus_limits_crossings_total"); n != 3 || err != nil {
+		t.Errorf("%d metrics, %v", n, err)
+	}
+}
+
 func TestMiddleware(t *testing.T) {
 	b := newBench(t)
 	b.send("rich", "person", 11, 100, 60)

@@ -67,6 +67,15 @@ type limit struct {
 	contractEnd      int64
 	limit, remaining int64
 	exceeded         bool
+	watched          bool // the view saw the limit being reached, so what is beyond it was admitted meanwhile
+}
+
+// excess is how many units were used beyond the limit.
+func (l *limit) excess() int64 {
+	if !l.exceeded {
+		return 0
+	}
+	return max(0, -l.remaining)
 }
 
 func (l *limit) holds(pack string, now int64) bool {
@@ -94,6 +103,8 @@ type View struct {
 	states  prometheus.Counter
 	bad     prometheus.Counter
 	delay   prometheus.Histogram
+
+	overshoot struct{ worst, units, crossings atomic.Int64 }
 }
 
 // NewView starts to follow usage.limits; the brokers must answer and the topic must exist. It returns before everything
@@ -137,7 +148,13 @@ func (v *View) register() error {
 	v.bad = prometheus.NewCounter(prometheus.CounterOpts{Namespace: "databus", Subsystem: "limits", Name: "undecodable_states_total", Help: "Records of the topic that could not be read; the limits they meant stay as they were."})
 	v.delay = prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "databus", Subsystem: "limits", Name: "delay_seconds",
 		Help: "From the append of the record that caused a limit state to the state in this view; times the request rate it is the overshoot.", Buckets: prometheus.ExponentialBuckets(0.002, 2, 16)})
-	for _, c := range []prometheus.Collector{vec, v.states, v.bad, v.delay} {
+	worst := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "databus", Subsystem: "limits", Name: "overshoot_units_max",
+		Help: "Most units that were admitted beyond one limit, of those that this view saw being reached."}, func() float64 { return float64(v.overshoot.worst.Load()) })
+	units := prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "databus", Subsystem: "limits", Name: "overshoot_units_total",
+		Help: "Units that were admitted beyond limits that this view saw being reached."}, func() float64 { return float64(v.overshoot.units.Load()) })
+	crossings := prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "databus", Subsystem: "limits", Name: "crossings_total",
+		Help: "Limits that this view saw being reached."}, func() float64 { return float64(v.overshoot.crossings.Load()) })
+	for _, c := range []prometheus.Collector{vec, v.states, v.bad, v.delay, worst, units, crossings} {
 		if err := v.o.Metrics.Register(c); err != nil {
 			return fmt.Errorf("limits: registering metrics (a process needs one view only): %w", err)
 		}
@@ -209,6 +226,9 @@ func (v *View) put(account, key string, l *limit) {
 	defer s.mu.Unlock()
 	var next []limit
 	for _, have := range s.accounts[account] {
+		if l != nil && have.pack == pack && have.period == period {
+			v.watch(&have, l)
+		}
 		if have.pack == pack && have.period == period || have.end != 0 && have.end < old {
 			continue
 		}
@@ -222,6 +242,41 @@ func (v *View) put(account, key string, l *limit) {
 		return
 	}
 	s.accounts[account] = slices.Clip(next)
+}
+
+// watch measures what was admitted beyond a limit: from the state that says that it is reached to the last count that
+// comes in. A limit that a contract lowered was not overshot.
+func (v *View) watch(was, is *limit) {
+	if !is.exceeded || was.limit != is.limit || !v.caughtUp.Load() && !v.catchUp() {
+		return
+	}
+	if is.watched = was.watched || !was.exceeded; !is.watched {
+		return
+	}
+	if !was.exceeded {
+		v.overshoot.crossings.Add(1)
+	}
+	now := is.excess()
+	v.overshoot.units.Add(max(0, now-was.excess()))
+	if now > v.overshoot.worst.Load() { // one goroutine writes
+		v.overshoot.worst.Store(now)
+	}
+}
+
+// Overshoot is what was admitted beyond limits since the view was caught up, over all processes that count to them.
+type Overshoot struct {
+	// Worst is the most units beyond one limit: at a steady rate, what the calls of one account make while a usage event
+	// becomes a limit state.
+	Worst int64
+	// Units is the sum over all limits. It does not go down with corrections.
+	Units int64
+	// Crossings is how many limits were reached.
+	Crossings int64
+}
+
+// Overshoot returns what was admitted beyond limits so far. It counts limits that the view itself saw being reached.
+func (v *View) Overshoot() Overshoot {
+	return Overshoot{Worst: v.overshoot.worst.Load(), Units: v.overshoot.units.Load(), Crossings: v.overshoot.crossings.Load()}
 }
 
 func (v *View) shard(account string) *shard {
