@@ -20,7 +20,7 @@ type databasesCmd struct {
 	Serve databasesServeCmd `cmd:"" help:"Move the read pointer to another version."`
 }
 
-// follow reads databus.databases up to now.
+// databases reads databus.databases up to now.
 func (g *Globals) databases(ctx context.Context) (*identity.Databases, error) {
 	t, err := g.target()
 	if err != nil {
@@ -48,7 +48,7 @@ func (g *Globals) databases(ctx context.Context) (*identity.Databases, error) {
 	return all, nil
 }
 
-// find returns a version, or an error that names those that there are.
+// findDatabase returns a version, or an error that names those that there are.
 func findDatabase(all *identity.Databases, version string) (event.DatabaseVersion, error) {
 	v, ok := all.Get(version)
 	if ok {

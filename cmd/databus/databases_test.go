@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/posener/complete"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -107,6 +108,10 @@ func TestDatabasesServe(t *testing.T) {
 		t.Errorf("completed: %s", got)
 	}
 	s.run(t, "databases", "serve", "v3").fails(t, 1, "no database version v3: there are ")
+	t.Setenv("DATABUS_DIR", s.dir)
+	if got := predictDatabase(complete.Args{}); len(got) != 2 {
+		t.Errorf("completed to %v", got)
+	}
 }
 
 func TestDatabasesDiff(t *testing.T) {

@@ -166,6 +166,9 @@ func (c usageProduceCmd) Run(ctx context.Context, g *Globals) error {
 		fmt.Fprintf(g.Out, "%d events sent, %d acknowledged, %d duplicates among them, in %.1f s: %.0f events/s; their ids begin with %s\n",
 			sum.Sent, sum.Acknowledged, sum.Duplicates, sum.Seconds, sum.Rate, sum.Run)
 	}
+	if ctx.Err() != nil && sum.Acknowledged == sum.Sent {
+		return fmt.Errorf("stopped after %d of %d events; all of them are acknowledged", sum.Sent, c.Total)
+	}
 	if err == nil && sum.Acknowledged < sum.Sent {
 		err = errors.New("not every event was acknowledged")
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -242,4 +243,20 @@ func (s *stack) fetchFrom(t *testing.T, partition int32) []byte {
 		t.Fatal(err)
 	}
 	return fetches.Records()[0].Value
+}
+
+// Interrupting says what is there, and leaves nothing unsaid.
+func TestUsageProduceInterrupted(t *testing.T) {
+	s := readyStack(t, schemas.UsageEvents)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	r := invoke(ctx, strings.NewReader(""), "--dir", s.dir, "usage", "produce", "-n", "100000000", "--rate", "500", "--format", "json")
+	r.fails(t, 130, "of 100000000 events; all of them are acknowledged")
+	var sum produced
+	if err := json.Unmarshal([]byte(r.out), &sum); err != nil {
+		t.Fatal(err)
+	}
+	if there := len(s.consume(t, schemas.UsageEvents)); sum.Sent == 0 || sum.Acknowledged != sum.Sent || int64(there) != sum.Sent {
+		t.Errorf("%+v, %d are there", sum, there)
+	}
 }
