@@ -24,10 +24,13 @@ type seen struct {
 	oldest int64 // no bucket before this one has rows; -1 until the first look
 	// has says which buckets may hold rows: a look-up in a bucket that has none would be one of several for each event.
 	has map[int64]bool
+	// fresh are filters of the buckets that had no rows when they were first looked at: all their ids passed by here. For
+	// others, which a restart leaves until they are over, the store is asked. An aborted transaction throws them away.
+	fresh map[int64]*filter
 }
 
 func newSeen(window time.Duration) seen {
-	return seen{window: window.Milliseconds(), oldest: -1, has: map[int64]bool{}}
+	return seen{window: window.Milliseconds(), oldest: -1, has: map[int64]bool{}, fresh: map[int64]*filter{}}
 }
 
 func seenKey(dst []byte, bucket int64, account, id string) []byte {
@@ -50,11 +53,18 @@ func (s *seen) filled(tx *stream.Tx, bucket int64) (bool, error) {
 	}
 	if len(s.has) > 1000 {
 		clear(s.has)
+		clear(s.fresh)
 	}
 	has := false
 	err := tx.Scan(storeSeen, bucketKey(nil, bucket), func([]byte, []byte) bool { has = true; return false })
+	if err != nil {
+		return false, err
+	}
 	s.has[bucket] = has
-	return has, err
+	if !has {
+		s.fresh[bucket] = newFilter()
+	}
+	return has, nil
 }
 
 // check says whether the id occurred within the window before at, and remembers it if not. A repeat does not extend the
@@ -75,7 +85,11 @@ func (s *seen) check(tx *stream.Tx, account, id string, at int64) (bool, error) 
 		} else if !has {
 			continue
 		}
-		row, err := tx.Get(storeSeen, seenKey(buf[:0], b, account, id))
+		key := seenKey(buf[:0], b, account, id)
+		if f := s.fresh[b]; f != nil && !f.has(key) {
+			continue
+		}
+		row, err := tx.Get(storeSeen, key)
 		if err != nil {
 			return false, err
 		}
@@ -91,7 +105,11 @@ func (s *seen) check(tx *stream.Tx, account, id string, at int64) (bool, error) 
 		}
 	}
 	s.has[bucket] = true
-	tx.Put(storeSeen, seenKey(make([]byte, 0, 10+len(account)+len(id)), bucket, account, id), binary.AppendVarint(nil, at))
+	key := seenKey(buf[:0], bucket, account, id)
+	if f := s.fresh[bucket]; f != nil {
+		f.add(key)
+	}
+	tx.Put(storeSeen, key, binary.AppendVarint(nil, at))
 	return false, nil
 }
 
@@ -102,6 +120,11 @@ func (s *seen) prune(tx *stream.Tx) error {
 	s.count = 0
 	if s.window == 0 {
 		return nil
+	}
+	for b := range s.fresh {
+		if b < s.newest/bucketMillis-2 {
+			delete(s.fresh, b) // few events ask for so old a bucket
+		}
 	}
 	// Buckets wholly out of the window, with one bucket of slack for events that are a little late.
 	keep := (s.newest-s.window)/bucketMillis - 1
