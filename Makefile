@@ -70,6 +70,10 @@ prove-state: ## the power fails at 10,000 writes of state, unsynced data lost in
 bench-aggregator: ## usage-aggregator against Kafka Streams on one broker: CPU, memory, restarts, latency
 	cd test && go run ./bench/cmd/bench-aggregator
 
+.PHONY: bench-refusal
+bench-refusal: ## from the call that uses up a limit to the first 429, end to end at 2,000 requests/s, and the overshoot
+	cd test && go run ./bench/cmd/bench-refusal
+
 .PHONY: bench-limits
 bench-limits: ## one decision of the limits view with 100,000 accounts
 	cd test && go run ./bench/cmd/bench-limits

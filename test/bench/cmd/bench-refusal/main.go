@@ -1,0 +1,79 @@
+// Command bench-refusal measures the time from the call that uses up a limit to the first 429, and the calls let through
+// meanwhile: `make bench-refusal`.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"time"
+
+	"databus/pkg/embedded"
+	"databus/test/bench/measure"
+	"databus/test/bench/refusal"
+	"databus/test/servers"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	onEmbedded := flag.Bool("embedded", false, "run on the embedded broker instead of a real Kafka")
+	o := refusal.Options{}
+	flag.IntVar(&o.Rate, "rate", 2000, "requests per second")
+	flag.IntVar(&o.Accounts, "accounts", 60, "accounts that reach their limits")
+	flag.IntVar(&o.AtOnce, "at-once", 10, "accounts that call at a time")
+	flag.Int64Var(&o.Limit, "limit", 400, "limit of each account, in calls")
+	flag.DurationVar(&o.Commit, "commit", 20*time.Millisecond, "commit interval of aggregator and limiter")
+	flag.Parse()
+	if err := run(ctx, o, *onEmbedded); err != nil {
+		fmt.Fprintln(os.Stderr, "bench-refusal:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, o refusal.Options, onEmbedded bool) (err error) {
+	stack, err := embedded.StartStack(embedded.StackOptions{}) // the registry, and the broker if it is wanted
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stack.Close()) }()
+	o.Registry, o.Brokers = stack.Registry.URL(), stack.Broker.Seeds()
+	broker := "embedded broker"
+	if !onEmbedded {
+		kafka, err := servers.StartKafka(ctx, servers.Options{})
+		if err != nil {
+			return err
+		}
+		defer kafka.Close()
+		o.Brokers, broker = []string{kafka.Addr}, "one real broker"
+	}
+	r, err := refusal.Run(ctx, o)
+	if err != nil {
+		return err
+	}
+	var ms []float64
+	for _, d := range r.Delays {
+		ms = append(ms, float64(d.Microseconds())/1000)
+	}
+	var mean, predicted float64
+	for i := range r.Overshoot {
+		mean += float64(r.Overshoot[i]) / float64(len(r.Overshoot))
+		predicted += r.Predicted[i] / float64(len(r.Predicted))
+	}
+	fmt.Printf("%d accounts, %d at a time, %.0f requests/s, commit interval %v, %s, load average %s\n", o.Accounts, o.AtOnce, float64(r.Requests)/r.Seconds, o.Commit, broker, measure.Load())
+	for _, f := range []measure.Figure{
+		{Name: "refusal_p50_ms", Value: measure.Quantile(ms, 0.5), Unit: "ms", None: true},
+		{Name: "refusal_p99_ms", Value: measure.Quantile(ms, 0.99), Unit: "ms", None: true},
+		{Name: "overshoot_worst_calls", Value: float64(slices.Max(r.Overshoot)), Unit: "calls", None: true},
+		{Name: "overshoot_mean_calls", Value: mean, Unit: "calls", None: true},
+		{Name: "overshoot_predicted_calls", Value: predicted, Unit: "calls", None: true},
+		{Name: "overshoot_measured_by_view_calls", Value: float64(r.View.Worst), Unit: "calls", None: true},
+	} {
+		f.Print(os.Stdout)
+	}
+	return nil
+}

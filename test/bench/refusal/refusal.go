@@ -1,0 +1,296 @@
+// Package refusal measures how long an account that has reached its limit is still let through, and how many calls that
+// is, through everything that lies between: HTTP, usage.events, the aggregator, the limiter, a view, HTTP again.
+//
+// Groups of accounts call at a chosen rate, one group after the other, each account until it is refused. For each account
+// the crossing event is the call that used up the limit; from its beginning to that of the first call that was answered
+// 429 is the delay, and the calls that were let through meanwhile are the overshoot. What comes out also proves the
+// promise about it: no account gets more than the rate times the delay, and the view measures the same overshoot.
+package refusal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/twmb/franz-go/pkg/kadm"
+	"github.com/twmb/franz-go/pkg/kgo"
+
+	"databus/pkg/limits"
+	"databus/pkg/service"
+	"databus/pkg/topics"
+	"databus/pkg/usage"
+	"databus/schemas"
+	"databus/schemas/codec"
+	"databus/schemas/event"
+	"databus/services/limiter"
+	usageaggregator "databus/services/usage-aggregator"
+)
+
+// Options of a run.
+type Options struct {
+	Brokers  []string
+	Registry string // base URL
+	// Rate is the number of requests per second, over the accounts that call at a time.
+	Rate int
+	// Accounts reach their limits, AtOnce of them at a time.
+	Accounts, AtOnce int
+	// Limit of each account, in calls.
+	Limit int64
+	// Commit is the commit interval of aggregator and limiter.
+	Commit time.Duration
+	Log    *slog.Logger
+}
+
+// Result of a run.
+type Result struct {
+	Delays    []time.Duration // from the crossing call to the first 429, one per account, in order of length
+	Overshoot []int64         // calls beyond the limit, one per account
+	Predicted []float64       // the account's rate times its delay
+	View      limits.Overshoot
+	Requests  int64
+	Seconds   float64 // during which requests were sent
+}
+
+// Run starts the services and an API in this process, and calls it.
+func Run(ctx context.Context, o Options) (_ *Result, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	kafka := []kgo.Opt{kgo.SeedBrokers(o.Brokers...), kgo.RecordPartitioner(service.Partitioner()), kgo.FetchMaxWait(500 * time.Millisecond)}
+	c := codec.New(codec.NewRegistry(o.Registry), codec.Options{RegisterSchemas: true})
+	client, err := kgo.NewClient(kafka...)
+	if err != nil {
+		return nil, fmt.Errorf("making a client: %w", err)
+	}
+	defer client.Close()
+	if err := prepare(ctx, client, c, o); err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp("", "bench-refusal")
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+
+	failed := make(chan error, 2)
+	var running sync.WaitGroup
+	start := func(name string, run func(context.Context, *service.Env) error) {
+		env := &service.Env{Service: name, Instance: "0", StateDir: filepath.Join(dir, name), Log: o.Log, Metrics: prometheus.NewRegistry(),
+			Health: service.NewHealth(), Brokers: o.Brokers, Codec: c, StuckAfter: time.Minute, DrainTimeout: time.Minute}
+		running.Go(func() {
+			if err := run(ctx, env); err != nil {
+				failed <- fmt.Errorf("%s: %w", name, err)
+			}
+			cancel()
+		})
+	}
+	start(usageaggregator.Name, func(ctx context.Context, env *service.Env) error {
+		cfg := usageaggregator.Default()
+		cfg.CommitInterval = o.Commit
+		r, err := usageaggregator.New(ctx, env, cfg)
+		if err != nil {
+			return err
+		}
+		return r.Run(ctx)
+	})
+	start(limiter.Name, func(ctx context.Context, env *service.Env) error {
+		cfg := limiter.Default()
+		cfg.CommitInterval = o.Commit
+		r, err := limiter.New(ctx, env, cfg)
+		if err != nil {
+			return err
+		}
+		return r.Run(ctx)
+	})
+	res, err := call(ctx, kafka, c, o)
+	cancel()
+	running.Wait()
+	select {
+	case down := <-failed:
+		err = errors.Join(down, err)
+	default:
+	}
+	return res, err
+}
+
+func account(i int) string { return fmt.Sprintf("account-%03d", i) }
+
+// prepare makes the topics and the contracts.
+func prepare(ctx context.Context, client *kgo.Client, c *codec.Codec, o Options) error {
+	var all []schemas.Topic
+	for _, t := range schemas.WithDeadLetters() {
+		if strings.HasPrefix(t.Name, "usage") || strings.HasPrefix(t.Name, "limiter") {
+			all = append(all, t)
+		}
+	}
+	if _, err := topics.Apply(ctx, kadm.NewClient(client), all, topics.Options{}); err != nil {
+		return err
+	}
+	serde := codec.For[event.Contract](c, schemas.UsageContracts)
+	for i := range o.Accounts + 1 { // the last one warms up
+		limit := o.Limit
+		if i == o.Accounts {
+			limit = 1
+		}
+		v, err := serde.Encode(ctx, &event.Contract{Account: account(i), Version: 1, TimeZone: "UTC", StartsAt: time.Now().AddDate(0, -1, 0),
+			Packs: []event.ContractPack{{Pack: "person", Period: event.PeriodTotal, Limit: limit}}})
+		if err != nil {
+			return err
+		}
+		if err := client.ProduceSync(ctx, &kgo.Record{Topic: schemas.UsageContracts, Key: []byte(account(i)), Value: v}).FirstErr(); err != nil {
+			return fmt.Errorf("sending a contract: %w", err)
+		}
+	}
+	return nil
+}
+
+// call runs an API with guard and meter, and its clients.
+func call(ctx context.Context, kafka []kgo.Opt, c *codec.Codec, o Options) (_ *Result, err error) {
+	view, err := limits.NewView(ctx, limits.Options{Kafka: kafka, Codec: c})
+	if err != nil {
+		return nil, err
+	}
+	defer view.Close()
+	producer, err := usage.NewProducer(usage.Options{Kafka: kafka, Codec: c})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, producer.Close(context.WithoutCancel(ctx))) }()
+	if err := view.Ready(ctx); err != nil {
+		return nil, err
+	}
+	who := func(r *http.Request) string { return r.PathValue("account") }
+	person := func(*http.Request) string { return "person" }
+	handler := usage.Meter{Producer: producer, Account: who, Pack: person}.Wrap(
+		limits.Guard{View: view, Account: who, Pack: person}.Wrap(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})))
+	mux := http.NewServeMux()
+	mux.Handle("GET /{account}", handler)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	server := &http.Server{Handler: mux}
+	go func() { _ = server.Serve(listener) }() // ends with Close
+	defer server.Close()
+	api := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256}, Timeout: 30 * time.Second}
+	defer api.CloseIdleConnections()
+	get := func(account string) (int, error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+listener.Addr().String()+"/"+account, nil)
+		if err != nil {
+			return 0, err
+		}
+		resp, err := api.Do(req)
+		if err != nil {
+			return 0, err
+		}
+		_, _ = io.Copy(io.Discard, resp.Body)
+		return resp.StatusCode, resp.Body.Close()
+	}
+	for { // until everything has been started, restored and found its way once
+		status, err := get(account(o.Accounts))
+		if err != nil {
+			return nil, err
+		}
+		if status == http.StatusTooManyRequests {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	warm := view.Overshoot()
+	res := &Result{}
+	for first := 0; first < o.Accounts; first += o.AtOnce {
+		if err := group(ctx, get, o, first, min(o.AtOnce, o.Accounts-first), res); err != nil {
+			return nil, err
+		}
+	}
+	time.Sleep(5 * o.Commit) // counts that were under way
+	slices.Sort(res.Delays)
+	res.View = view.Overshoot()
+	res.View.Crossings -= warm.Crossings
+	return res, nil
+}
+
+// caller is one account in a run.
+type caller struct {
+	mu       sync.Mutex
+	allowed  int64
+	crossed  time.Time // beginning of the call that used up the limit
+	refused  time.Time // beginning of the first call that was refused
+	nRefused int
+}
+
+// group lets n accounts call in turns until each has been refused for a while.
+func group(ctx context.Context, get func(string) (int, error), o Options, first, n int, res *Result) error {
+	callers := make([]caller, n)
+	var wg sync.WaitGroup
+	var once sync.Once
+	var failure error
+	began := time.Now()
+	deadline := began.Add(time.Duration(float64(o.Limit)*float64(n)/float64(o.Rate)*float64(time.Second)) + 30*time.Second)
+	sent := 0
+	for done := false; !done; sent++ {
+		if d := time.Until(began.Add(time.Duration(sent) * time.Second / time.Duration(o.Rate))); d > 0 {
+			time.Sleep(d)
+		}
+		i := sent % n
+		wg.Go(func() {
+			at := time.Now()
+			status, err := get(account(first + i))
+			if err != nil {
+				once.Do(func() { failure = err })
+				return
+			}
+			c := &callers[i]
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if status == http.StatusTooManyRequests {
+				if c.nRefused++; c.refused.IsZero() || at.Before(c.refused) {
+					c.refused = at
+				}
+			} else if c.allowed++; c.allowed == o.Limit {
+				c.crossed = at
+			}
+		})
+		if i == n-1 {
+			done = true
+			for i := range callers {
+				callers[i].mu.Lock()
+				done = done && callers[i].nRefused > 3
+				callers[i].mu.Unlock()
+			}
+			if ctx.Err() != nil || time.Now().After(deadline) {
+				break
+			}
+		}
+	}
+	wg.Wait()
+	res.Seconds += time.Since(began).Seconds()
+	res.Requests += int64(sent)
+	if err := errors.Join(failure, ctx.Err()); err != nil {
+		return err
+	}
+	rate := float64(sent) / time.Since(began).Seconds() / float64(n)
+	for i := range callers {
+		c := &callers[i]
+		if c.refused.IsZero() || c.crossed.IsZero() {
+			return fmt.Errorf("account %s made %d calls with a limit of %d and was not refused", account(first+i), c.allowed, o.Limit)
+		}
+		res.Delays = append(res.Delays, max(0, c.refused.Sub(c.crossed)))
+		res.Overshoot = append(res.Overshoot, c.allowed-o.Limit)
+		res.Predicted = append(res.Predicted, rate*c.refused.Sub(c.crossed).Seconds())
+	}
+	return nil
+}
