@@ -2,8 +2,8 @@
 // beside this file describes the format for those who read it with other tools.
 //
 // Promise: one object holds one contiguous range [first, next) of one partition, each record once, with its key, headers,
-// timestamp and value. The object's bytes are a function of the records, the dead letters, the range, the value schema
-// and EncoderVersion, and of nothing else: no clock, no host, no map order. What Reader gives back are the records that
+// timestamp and value. The object's bytes are a function of the records, the dead letters, the range, the value schema,
+// the topic's Layout and EncoderVersion, and of nothing else: no clock, no host, no map order. What Reader gives back are the records that
 // were appended, values re-encoded under the object's own schema.
 //
 // Concurrency: a Schema may be shared; a Writer, a Resolver and a Reader belong to one goroutine each.

@@ -19,6 +19,7 @@ const (
 	batchRows      = 512
 	batchBytes     = 1 << 20
 	recordOverhead = 32
+	filterBits     = 10 // per key: one lookup in a hundred is in vain
 )
 
 // Range names what a Writer is to write: the range begins at First and ends where Close says.
@@ -27,6 +28,8 @@ type Range struct {
 	Partition int32
 	First     int64
 	SchemaID  int
+	// KeyFilter adds a bloom filter of the keys to each row group: see Layout.
+	KeyFilter bool
 }
 
 // Writer writes one object: Append and DeadLetter in the order of the offsets, then Close.
@@ -54,7 +57,12 @@ func NewWriter(w io.Writer, schema *Schema, r Range) (*Writer, error) {
 		return nil, fmt.Errorf("writing archive object: partition %d, first offset %d", r.Partition, r.First)
 	}
 	fileSchema := schema.parquetSchema()
+	var filters []parquet.BloomFilterColumn
+	if r.KeyFilter {
+		filters = append(filters, parquet.SplitBlockFilter(filterBits, metaColumns[leafKey]))
+	}
 	out := parquet.NewGenericWriter[any](w, fileSchema,
+		parquet.BloomFilters(filters...),
 		parquet.CreatedBy("databus-archive", "1", "1"),
 		parquet.Compression(&zstd.Codec{Level: zstd.SpeedDefault, Concurrency: 1}),
 		parquet.DataPageStatistics(true),

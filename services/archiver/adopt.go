@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"databus/pkg/archive"
 	"databus/pkg/blob"
@@ -113,11 +114,30 @@ func (ad *adoption) close() {
 	}
 }
 
+// freeze makes sure, once, that the topic's objects have been written with the settings of today.
+func (a *Archiver) freeze(ctx context.Context, topic string) error {
+	if _, done := a.frozen.Load(topic); done {
+		return nil
+	}
+	err := archive.Freeze(ctx, a.bucket, a.cfg.Prefix, archive.NewLayout(topic, slices.Contains(a.cfg.KeyFilters, topic)))
+	if errors.Is(err, archive.ErrLayout) {
+		return &stop{fmt.Sprintf("%v; set archiver.key_filters as it was, or archive the topic below another prefix", err)}
+	}
+	if err != nil {
+		return err
+	}
+	a.frozen.Store(topic, true)
+	return nil
+}
+
 // upload puts the object where none is yet. Where one is, the result is an adoption, unless it is the same object:
 // an attempt of our own whose answer was lost.
 func (a *Archiver) upload(ctx context.Context, p *partition, o *object) (*adoption, error) {
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.PutTimeout)
 	defer cancel()
+	if err := a.freeze(ctx, p.topic); err != nil {
+		return nil, err
+	}
 	_, err := a.bucket.Put(ctx, o.key, io.NewSectionReader(o.file, 0, o.size), blob.PutOptions{CreateOnly: true})
 	if err == nil {
 		o.put = true

@@ -12,6 +12,7 @@ import (
 type Config struct {
 	Topics        []string      `doc:"Topics to archive; cleanup must be delete."`
 	Prefix        string        `doc:"Put before every object's name. Changing it for a topic that is archived already splits its archive."`
+	KeyFilters    []string      `doc:"Topics whose objects get a bloom filter of their keys. Frozen with the topic's first object, in _layout.json."`
 	MaxRecords    int           `doc:"Records after which an object is cut."`
 	MaxBytes      int64         `doc:"Bytes of keys, headers and values, uncompressed, after which an object is cut."`
 	MaxRecordTime time.Duration `doc:"Span of record timestamps after which an object is cut."`
@@ -28,6 +29,7 @@ func Default() Config {
 	return Config{
 		Topics:        []string{schemas.DatabusRecords, schemas.UsageEvents},
 		Prefix:        "archive",
+		KeyFilters:    []string{schemas.DatabusRecords},
 		MaxRecords:    1_000_000,
 		MaxBytes:      256 << 20,
 		MaxRecordTime: 15 * time.Minute,

@@ -16,6 +16,9 @@
 // Concurrency: an Archiver is run once, by Run. Its partitions are encoded and uploaded in parallel, and committed one
 // after the other, between two polls, while no rebalance can happen.
 //
+// What all objects of a topic have in common is frozen in its _layout.json before the first of them; settings that differ
+// from it stop the topic's partitions.
+//
 // Failure: bucket, registry or disk out of order: the partition waits and tries again, reading no further. Offsets that
 // the topic no longer has, an object that is not what it should be, or schemas that do not fit together stop that
 // partition alone, with a hint, until the next assignment; nothing is ever skipped. A fenced instance, or a commit

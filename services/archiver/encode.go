@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/twmb/avro"
 
@@ -81,7 +82,7 @@ func (a *Archiver) encode(ctx context.Context, p *partition) (_ *object, err err
 	}()
 	sum := sha256.New()
 	w, err := archive.NewWriter(io.MultiWriter(o.file, sum), fs.schema, archive.Range{
-		Topic: p.topic, Partition: p.id, First: p.first, SchemaID: fs.id,
+		Topic: p.topic, Partition: p.id, First: p.first, SchemaID: fs.id, KeyFilter: slices.Contains(a.cfg.KeyFilters, p.topic),
 	})
 	if err != nil {
 		return nil, err

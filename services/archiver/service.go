@@ -91,6 +91,7 @@ type Archiver struct {
 	opened   chan struct{} // closed when client and admin are set; the group's callbacks may come earlier
 	metrics  *metrics
 	compiled sync.Map // topic/id -> *archive.Schema
+	frozen   sync.Map // topics whose layout is known to be this one's
 
 	mu         sync.Mutex // of what rebalances change
 	partitions map[tp]*partition

@@ -307,6 +307,9 @@ func (w *world) list(topic string) state {
 	w.t.Helper()
 	s := state{objects: map[int32][]archive.Footer{}, rows: map[int32]map[int64]archive.Record{}, sums: map[string][32]byte{}}
 	err := w.bucket.List(w.t.Context(), w.cfg.Prefix+"/"+topic+"/", func(info blob.Info) error {
+		if info.Key == archive.LayoutName(w.cfg.Prefix, topic) {
+			return nil
+		}
 		r, err := archive.Open(w.t.Context(), w.bucket, info.Key)
 		if err != nil {
 			return err
