@@ -9,7 +9,11 @@ import (
 	"time"
 )
 
-func TestProveGroupOnEmbedded(t *testing.T) { proveGroup(t, onEmbedded(t)) }
+func TestProveGroupOnEmbedded(t *testing.T) {
+	w := onEmbedded(t)
+	w.transaction = 3 * time.Second // waited for
+	proveGroup(t, w)
+}
 
 // proveGroup lets instances join, leave, die, freeze and start over, under load: the group goes on, every result is
 // exact, and who was replaced ends and says why.

@@ -35,5 +35,3 @@ func realKafka(t *testing.T) *world {
 func TestProveKillsOnKafka(t *testing.T) {
 	proveKills(t, realKafka(t), size(5, 100), size(1, 3))
 }
-
-func TestProveGroupOnKafka(t *testing.T) { proveGroup(t, realKafka(t)) }
