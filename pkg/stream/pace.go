@@ -34,7 +34,7 @@ type pace struct {
 func (p *pace) took(records int, d time.Duration) {
 	record := max(d/time.Duration(records), 1)
 	if record < p.record {
-		record = (3*p.record + record) / 4
+		record = (p.record + record) / 2
 	}
 	p.record = record
 	if p.most > 0 && records >= p.most {

@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -59,6 +60,7 @@ type Result struct {
 	Predicted []float64       // the account's rate times its delay
 	View      limits.Overshoot
 	Requests  int64
+	Restarts  int64   // of the services, after an error: delays hold them
 	Seconds   float64 // during which requests were sent
 }
 
@@ -85,16 +87,20 @@ func Run(ctx context.Context, o Options) (_ *Result, err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 
-	failed := make(chan error, 2)
+	var restarts atomic.Int64
 	var running sync.WaitGroup
 	start := func(name string, run func(context.Context, *service.Env) error) {
 		env := &service.Env{Service: name, Instance: "0", StateDir: filepath.Join(dir, name), Log: o.Log, Metrics: prometheus.NewRegistry(),
 			Health: service.NewHealth(), Brokers: o.Brokers, Codec: c, StuckAfter: time.Minute, DrainTimeout: time.Minute}
 		running.Go(func() {
-			if err := run(ctx, env); err != nil {
-				failed <- fmt.Errorf("%s: %w", name, err)
+			for ctx.Err() == nil {
+				// A service that ends is started again, as everywhere.
+				if err := run(ctx, env); err != nil && ctx.Err() == nil {
+					o.Log.Error("a service ended", "service", name, "error", err)
+					restarts.Add(1)
+					time.Sleep(100 * time.Millisecond)
+				}
 			}
-			cancel()
 		})
 	}
 	start(usageaggregator.Name, func(ctx context.Context, env *service.Env) error {
@@ -118,10 +124,8 @@ func Run(ctx context.Context, o Options) (_ *Result, err error) {
 	res, err := call(ctx, kafka, c, o)
 	cancel()
 	running.Wait()
-	select {
-	case down := <-failed:
-		err = errors.Join(down, err)
-	default:
+	if res != nil {
+		res.Restarts = restarts.Load()
 	}
 	return res, err
 }
