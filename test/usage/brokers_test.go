@@ -107,7 +107,7 @@ func (w *world) coordinator(ctx context.Context, id string) (int32, error) {
 
 // inSync waits until every partition has n in-sync replicas.
 func (w *world) inSync(ctx context.Context, n int) error {
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(3 * patience) // a broker that starts on a busy machine takes minutes
 	for {
 		behind := 0
 		details, err := w.admin.ListTopicsWithInternal(kadm.WithAuthorizedOps(ctx))
