@@ -435,8 +435,10 @@ func TestArchiveRestoreInterrupted(t *testing.T) {
 	restore := append([]string{"--dir", a.stack.dir}, a.on("restore", schemas.UsageEvents, "--to", to, "--state", state, "--offsets", offsets)...)
 	interrupted := 0
 	for wait := 2 * time.Millisecond; ; wait += 3 * time.Millisecond {
-		ctx, cancel := context.WithTimeout(t.Context(), wait)
+		ctx, cancel := context.WithCancel(t.Context())
+		interrupt := time.AfterFunc(wait, cancel)
 		r := invoke(ctx, strings.NewReader(""), restore...)
+		interrupt.Stop()
 		cancel()
 		if r.code == 0 {
 			break
