@@ -7,10 +7,9 @@ import (
 
 // A filter never denies an id that was added, seldom claims another, and gives up at its bound.
 func TestFilter(t *testing.T) {
-	f := newFilter()
 	id := func(i int) []byte { return fmt.Appendf(nil, "00041234/acct-%d/%d", i%100, i) }
 	for _, n := range []int{0, 1, filterIDs, 3*filterIDs + 1, filterParts*filterIDs + 1} {
-		f = newFilter()
+		f := newFilter()
 		for i := range n {
 			f.add(id(i))
 		}
