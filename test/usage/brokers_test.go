@@ -47,10 +47,11 @@ func TestProveBrokers(t *testing.T) {
 		}
 	}
 	goesOn()
-	for n := range size(2, 10) {
+	kills := size(1, 10)
+	for n := range kills {
 		var victim int32
 		what := "leader"
-		if n%2 == 0 {
+		if n%2 == 1 {
 			victim, err = w.leader(ctx, schemas.UsageCounts, int32(n)%8)
 		} else {
 			what = "transaction coordinator"
@@ -69,8 +70,10 @@ func TestProveBrokers(t *testing.T) {
 		if err := broker.Restart(ctx); err != nil {
 			t.Fatal(err)
 		}
-		if err := w.inSync(ctx, 3); err != nil {
-			t.Fatal(err)
+		if n+1 < kills { // else nothing relies on it any more
+			if err := w.inSync(ctx, 3); err != nil {
+				t.Fatal(err)
+			}
 		}
 		figures.mu.Lock()
 		figures.brokerKills++
