@@ -13,7 +13,7 @@ import (
 
 const (
 	maxTerms = 10_000 // accounts that a partition keeps parsed
-	maxRows  = 20_000 // rows that it keeps with them
+	rowBytes = 400    // about what a row takes that is kept with them
 	fewRows  = 64     // of one account: they are looked through one by one
 )
 
@@ -216,7 +216,7 @@ func (p *partition) count(tx *stream.Tx, acct *account, account, pack, period st
 	}
 	c.key = key
 	p.touch(c)
-	if p.rows++; p.rows > maxRows {
+	if p.rows++; p.rows > p.s.cfg.CacheBytes/rowBytes {
 		p.forgetRows()
 		p.rows = 1
 	}
@@ -239,6 +239,11 @@ func (p *partition) touch(c *count) {
 
 // finish writes and emits every count that the transaction has changed, once.
 func (p *partition) finish(tx *stream.Tx) error {
+	// Before rows are written: a walk has to sort those that the transaction has written.
+	over, err := p.over(tx)
+	if err != nil {
+		return err
+	}
 	for _, c := range p.order {
 		key := []byte(c.key)
 		tx.Put(storeCounts, key, c.encode())
@@ -250,9 +255,7 @@ func (p *partition) finish(tx *stream.Tx) error {
 		tx.Emit(schemas.UsageCounts, key, value)
 		c.touched = false
 	}
-	if err := p.prune(tx); err != nil {
-		return err
-	}
+	p.prune(tx, over)
 	clear(p.touched)
 	p.order = p.order[:0]
 	return p.seen.prune(tx)

@@ -23,17 +23,18 @@ const (
 	pruneRows = 500 // looked at in one transaction
 )
 
-func (p *partition) prune(tx *stream.Tx) error {
+// over walks on and returns the keys of rows to delete. Rows that the transaction has changed are not among them.
+func (p *partition) over(tx *stream.Tx) ([][]byte, error) {
 	w := &p.pruning
 	if w.keep == 0 || w.newest == 0 {
-		return nil
+		return nil, nil
 	}
 	if day := w.newest / dayMicros; !w.walking && day > w.day {
 		// A day of slack, because a leader change may turn append time back a little.
 		*w = pruning{keep: w.keep, newest: w.newest, day: day, walking: true, cutoff: (day-1)*dayMicros - w.keep.Microseconds()}
 	}
 	if !w.walking {
-		return nil
+		return nil, nil
 	}
 	var old [][]byte
 	var failed error
@@ -54,12 +55,17 @@ func (p *partition) prune(tx *stream.Tx) error {
 		return true
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if failed != nil {
-		return failed
+		return nil, failed
 	}
 	w.walking = rows > pruneRows
+	return old, nil
+}
+
+// prune deletes rows.
+func (p *partition) prune(tx *stream.Tx, old [][]byte) {
 	if len(old) > 0 {
 		p.forgetRows() // the deleted ones may be among them
 	}
@@ -67,5 +73,4 @@ func (p *partition) prune(tx *stream.Tx) error {
 		tx.Delete(storeCounts, key)
 		tx.Emit(schemas.UsageCounts, key, nil)
 	}
-	return nil
 }

@@ -81,7 +81,8 @@ func newService(c *codec.Codec, metrics prometheus.Registerer, cfg Config) (*Ser
 // build completes the options of the runtime with what the service is.
 func (s *Service) build(o stream.Options) error {
 	o.Topology, o.Codec = Topology(), s.codec
-	o.Stores, o.Uncached = []string{storeCounts, storeContracts, storeBounds, storeSeen}, []string{storeSeen}
+	// Partitions keep counts themselves, decoded, within CacheBytes; the runtime's cache would hold them a second time.
+	o.Stores, o.Uncached = []string{storeCounts, storeContracts, storeBounds, storeSeen}, []string{storeCounts, storeSeen}
 	o.CommitInterval, o.TransactionTimeout, o.SessionTimeout = s.cfg.CommitInterval, s.cfg.TransactionTimeout, s.cfg.SessionTimeout
 	o.MaxRecords, o.CacheBytes, o.LeaveOnStop = s.cfg.MaxRecords, s.cfg.CacheBytes, s.cfg.LeaveOnStop
 	o.Handlers = func(int32) stream.Handlers {
