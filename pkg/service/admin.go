@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/pprof"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -16,8 +17,8 @@ import (
 )
 
 // adminHandler serves operators: /metrics, /healthz (the process is alive), /readyz (JSON; 503 unless all checks are
-// ready).
-func adminHandler(reg *prometheus.Registry, health *Health) http.Handler {
+// ready), and with profile /debug/pprof. The command line is not among the profiles: it may name secrets.
+func adminHandler(reg *prometheus.Registry, health *Health, profile bool) http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{Registry: reg, MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
@@ -36,6 +37,13 @@ func adminHandler(reg *prometheus.Registry, health *Health) http.Handler {
 			Checks []State `json:"checks"`
 		}{ready, states})
 	})
+	if profile {
+		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+		for _, name := range []string{"heap", "allocs", "goroutine", "mutex", "block"} {
+			mux.Handle("GET /debug/pprof/"+name, pprof.Handler(name))
+		}
+	}
 	return mux
 }
 

@@ -80,7 +80,8 @@ type InstanceConfig struct {
 
 // HTTPConfig is the operators' port: /metrics, /healthz, /readyz.
 type HTTPConfig struct {
-	Listen string `doc:"Address of the operators' port; empty switches it off."`
+	Listen  string `doc:"Address of the operators' port; empty switches it off."`
+	Profile bool   `doc:"Serve Go's CPU, heap and other profiles under /debug/pprof there."`
 }
 
 // LogConfig says what is logged to standard error.

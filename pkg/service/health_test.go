@@ -17,7 +17,7 @@ func TestHealthEndpoints(t *testing.T) {
 	reg := prometheus.NewRegistry()
 	newKafkaMetrics(prometheus.WrapRegistererWith(prometheus.Labels{"service": "a"}, reg)).disconnects.Inc()
 	newKafkaMetrics(prometheus.WrapRegistererWith(prometheus.Labels{"service": "b"}, reg)) // the same names, another service
-	srv := httptest.NewServer(adminHandler(reg, h))
+	srv := httptest.NewServer(adminHandler(reg, h, false))
 	defer srv.Close()
 	get := func(path string) (int, string) {
 		t.Helper()

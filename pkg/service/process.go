@@ -142,7 +142,7 @@ func (p *Process) ServeAdmin(ctx context.Context) (stop func(), addr net.Addr, e
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := Serve(ctx, l, adminHandler(p.Metrics, p.Health), adminDrain, p.Log); err != nil {
+		if err := Serve(ctx, l, adminHandler(p.Metrics, p.Health, p.Config.HTTP.Profile), adminDrain, p.Log); err != nil {
 			p.Log.Warn("operators' port", "error", err)
 		}
 	}()
