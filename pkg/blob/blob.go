@@ -37,8 +37,8 @@ var (
 // MaxKeyLength is the longest key in bytes, the bucket's own prefix not counted; S3 allows 1024 in all.
 const MaxKeyLength = 900
 
-// MaxPutSize is the largest object that Put takes, in bytes: what S3 accepts in one request.
-const MaxPutSize = 5 << 30
+// MaxPutSize is the largest object that Put takes, in bytes: S3 takes 10,000 parts, of 5 MiB at least.
+const MaxPutSize = 10_000 * s3MinPart
 
 // Info describes an object.
 type Info struct {
@@ -168,7 +168,7 @@ func bodySize(body io.ReadSeeker) (int64, error) {
 		return 0, fmt.Errorf("measuring the body: %w", err)
 	}
 	if size > MaxPutSize {
-		return 0, fmt.Errorf("%d bytes are more than one request takes (%d): cut smaller objects", size, int64(MaxPutSize))
+		return 0, fmt.Errorf("%d bytes are more than a bucket takes (%d): cut smaller objects", size, int64(MaxPutSize))
 	}
 	if _, err := body.Seek(0, io.SeekStart); err != nil {
 		return 0, fmt.Errorf("rewinding the body: %w", err)

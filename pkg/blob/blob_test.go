@@ -110,6 +110,8 @@ func TestOpenRefuses(t *testing.T) {
 	for _, raw := range []string{
 		"", "/dir", "file://host/dir", "file:///dir?x=1", "mem://name", "gs://bucket", "s3://", "s3://b?unknown=1",
 		"s3://b?path_style=perhaps", "s3://b?endpoint=nowhere", "s3://b?region=a&region=b", "s3://b/../up?region=x", "s3://b/%zz",
+		"s3://b?encryption=rot13", "s3://b?encryption=AES256&kms_key=k", "s3://b?part_size=1048576", "s3://b?part_size=x", "s3://b?parts_from=-1",
+		"s3://b?answer_timeout=soon",
 		"s3://id:hunter2@b", "s3://b?region=x&endpoint=" + url.QueryEscape("http://id:hunter2@127.0.0.1:1"),
 	} {
 		b, err := blob.Open(t.Context(), raw)

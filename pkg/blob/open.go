@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"strconv"
+	"time"
 )
 
 // Open opens the bucket that a URL names:
@@ -14,6 +15,8 @@ import (
 //	mem://                                         a new, empty bucket in this process's memory
 //	s3://bucket/prefix?endpoint=http://127.0.0.1:7070&region=us-east-1&path_style=true
 //
+// Further parameters of s3 are those of S3Options: encryption (AES256 or aws:kms), kms_key, parts_from, part_size (bytes) and
+// answer_timeout (such as 60s).
 // An S3 bucket must exist. Its credentials come from the AWS SDK's standard chain (environment, profile, web
 // identity, instance), never from the URL. Without an endpoint it is AWS itself. Unknown parameters are refused.
 func Open(ctx context.Context, rawURL string) (Bucket, error) {
@@ -68,8 +71,26 @@ func parseS3(u *url.URL) (S3Options, error) {
 			if opts.PathStyle, err = strconv.ParseBool(values[0]); err != nil {
 				return opts, fmt.Errorf("parameter path_style is %q; use true or false", values[0])
 			}
+		case "encryption":
+			opts.Encryption = values[0]
+		case "kms_key":
+			opts.KMSKey = values[0]
+		case "parts_from", "part_size":
+			n, err := strconv.ParseInt(values[0], 10, 64)
+			if err != nil || n < 1 {
+				return opts, fmt.Errorf("parameter %s is %q; it is a number of bytes", name, values[0])
+			}
+			if name == "part_size" {
+				opts.PartSize = n
+			} else {
+				opts.PartsFrom = n
+			}
+		case "answer_timeout":
+			if opts.AnswerTimeout, err = time.ParseDuration(values[0]); err != nil || opts.AnswerTimeout <= 0 {
+				return opts, fmt.Errorf("parameter answer_timeout is %q; it is a duration such as 60s", values[0])
+			}
 		default:
-			return opts, fmt.Errorf("parameter %q is unknown; known are endpoint, region and path_style", name)
+			return opts, fmt.Errorf("parameter %q is unknown; known are endpoint, region, path_style, encryption, kms_key, parts_from, part_size and answer_timeout", name)
 		}
 	}
 	return opts, nil

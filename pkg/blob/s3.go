@@ -15,6 +15,7 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
+	"github.com/aws/aws-sdk-go-v2/service/s3/types"
 	"github.com/aws/smithy-go"
 )
 
@@ -38,10 +39,21 @@ type S3Options struct {
 	Region string
 	// PathStyle puts the bucket into the path instead of the host name, as most servers other than AWS need.
 	PathStyle bool
+	// PartsFrom is the size in bytes from which on an object is uploaded in parts, and PartSize that of a part, 5 MiB or more;
+	// 0 means 32 MiB and 8 MiB.
+	PartsFrom, PartSize int64
+	// Encryption at rest, by the server: "" leaves it to the bucket's settings, "AES256" is SSE-S3, "aws:kms" SSE-KMS.
+	Encryption string
+	// KMSKey is the id or ARN of the key for aws:kms; "" is the account's default key.
+	KMSKey string
+	// AnswerTimeout is the longest wait for an answer from the end of a request's body on, before the request is tried
+	// again; 0 means 60 s.
+	AnswerTimeout time.Duration
 }
 
 // S3 is a bucket on S3 or a server that speaks its protocol and knows conditional writes. Requests carry checksums
-// that the server verifies, whole objects are verified while they are read.
+// that the server verifies, whole objects are verified while they are read. An upload holds a few parts in memory at most,
+// whatever the object's size.
 type S3 struct {
 	client *s3.Client
 	opts   S3Options
@@ -69,20 +81,16 @@ func OpenS3(ctx context.Context, opts S3Options) (*S3, error) {
 			return nil, fmt.Errorf("opening bucket: the endpoint must look like http://host:port, without credentials")
 		}
 	}
+	if err := opts.checkUploads(); err != nil {
+		return nil, fmt.Errorf("opening bucket: %w", err)
+	}
 	load := []func(*config.LoadOptions) error{
 		config.WithHTTPClient(awshttp.NewBuildableClient().
 			WithTransportOptions(func(t *http.Transport) {
-				t.ResponseHeaderTimeout = s3AnswerTimeout
+				t.ResponseHeaderTimeout = opts.AnswerTimeout
 				t.TLSHandshakeTimeout = s3ConnectTimeout
 			})),
-		config.WithRetryer(func() aws.Retryer {
-			r := retry.NewStandard(func(o *retry.StandardOptions) {
-				o.MaxAttempts = s3Attempts
-				o.MaxBackoff = s3MaxBackoff
-			})
-			// S3 answers a conditional write that met another one with 409: ask again who won.
-			return retry.AddWithErrorCodes(r, "ConditionalRequestConflict", "OperationAborted")
-		}),
+		config.WithRetryer(func() aws.Retryer { return newRetryer(nil) }),
 	}
 	if opts.Region != "" {
 		load = append(load, config.WithRegion(opts.Region))
@@ -116,10 +124,33 @@ func OpenS3(ctx context.Context, opts S3Options) (*S3, error) {
 	return &S3{client, opts, prefix}, nil
 }
 
+// newRetryer decides what is tried again, and how often. final, if given, is asked about every failed attempt first: true
+// ends the attempts.
+func newRetryer(final func(error) bool) aws.Retryer {
+	r := retry.NewStandard(func(o *retry.StandardOptions) {
+		o.MaxAttempts = s3Attempts
+		o.MaxBackoff = s3MaxBackoff
+		o.Retryables = append(o.Retryables, retry.RetryableHTTPStatusCode{Codes: map[int]struct{}{http.StatusTooManyRequests: {}}})
+		if final != nil {
+			o.Retryables = append([]retry.IsErrorRetryable{retry.IsErrorRetryableFunc(func(err error) aws.Ternary {
+				if final(err) {
+					return aws.FalseTernary
+				}
+				return aws.UnknownTernary
+			})}, o.Retryables...)
+		}
+	})
+	return retry.AddWithErrorCodes(r,
+		// S3 answers a conditional write that met another one with 409: ask again who won.
+		"ConditionalRequestConflict", "OperationAborted",
+		// What was sent is not what arrived.
+		"BadDigest", "InvalidDigest", "IncompleteBody", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch")
+}
+
 // String names the bucket by its URL.
 func (b *S3) String() string { return "s3://" + b.opts.Bucket + "/" + b.prefix }
 
-// Put implements Bucket, in one request.
+// Put implements Bucket, in one request or, from PartsFrom bytes on, in parts.
 func (b *S3) Put(ctx context.Context, key string, body io.ReadSeeker, opts PutOptions) (Info, error) {
 	if err := CheckKey(key); err != nil {
 		return Info{}, err
@@ -128,15 +159,36 @@ func (b *S3) Put(ctx context.Context, key string, body io.ReadSeeker, opts PutOp
 	if err != nil {
 		return Info{}, fmt.Errorf("putting object %q: %w", key, err)
 	}
+	if size >= b.opts.PartsFrom {
+		info, err := b.putInParts(ctx, key, body, size, opts)
+		if err != nil {
+			err = fmt.Errorf("putting object %q: %w", key, err)
+		}
+		return info, err
+	}
 	in := &s3.PutObjectInput{
 		Bucket: &b.opts.Bucket, Key: aws.String(b.prefix + key), Body: body, ContentLength: &size,
+		ServerSideEncryption: types.ServerSideEncryption(b.opts.Encryption), SSEKMSKeyId: optional(b.opts.KMSKey),
 	}
 	if opts.CreateOnly {
 		in.IfNoneMatch = aws.String("*")
 	}
-	out, err := b.client.PutObject(ctx, in)
+	var taken bool
+	out, err := b.client.PutObject(ctx, in, func(o *s3.Options) {
+		if !opts.CreateOnly {
+			return
+		}
+		// A server may refuse before it has read the body, and hang up: the refusal is lost then, each time.
+		o.Retryer = newRetryer(func(err error) bool {
+			if status(err) == 0 && ctx.Err() == nil {
+				_, head := b.Head(ctx, key)
+				taken = head == nil
+			}
+			return taken
+		})
+	})
 	if err != nil {
-		if opts.CreateOnly && status(err) == http.StatusPreconditionFailed {
+		if opts.CreateOnly && (taken || status(err) == http.StatusPreconditionFailed) {
 			err = ErrExists
 		}
 		return Info{}, fmt.Errorf("putting object %q: %w", key, err)

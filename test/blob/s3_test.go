@@ -34,8 +34,13 @@ func bucketURL(t *testing.T, name string) string {
 	return fmt.Sprintf("s3://%s?path_style=true&region=%s&endpoint=%s", bucket, server.Region, url.QueryEscape(server.Endpoint))
 }
 
-func TestS3(t *testing.T) {
-	base := bucketURL(t, "suite")
+func TestS3(t *testing.T) { suite(t, "suite", "") }
+
+// Every object that has a byte is uploaded in parts.
+func TestS3InParts(t *testing.T) { suite(t, "parts", "&parts_from=1&part_size=5242880") }
+
+func suite(t *testing.T, name, params string) {
+	base := bucketURL(t, name) + params
 	n := 0
 	blobtest.Run(t, func(t *testing.T) blob.Bucket {
 		n++

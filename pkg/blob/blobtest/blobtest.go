@@ -33,6 +33,7 @@ func Run(t *testing.T, open func(t *testing.T) blob.Bucket) {
 		{"Ranges", ranges},
 		{"ReaderAt", readerAt},
 		{"Big", big},
+		{"BigRace", bigRace},
 		{"List", list},
 		{"ListManyPages", listManyPages},
 		{"Delete", deletes},
@@ -343,6 +344,47 @@ func big(t *testing.T, b blob.Bucket) {
 	}
 }
 
+// bigRace lets writers of large objects meet on one key, while others put a small one there.
+func bigRace(t *testing.T, b blob.Bucket) {
+	for round := range 2 {
+		key := fmt.Sprintf("race/big/%d", round)
+		var wg sync.WaitGroup
+		errs := make([]error, 5)
+		for writer := range errs {
+			wg.Go(func() {
+				size := 6_000_000
+				if writer == 0 {
+					size = 1000
+				}
+				body := bytes.NewReader(bytes.Repeat([]byte{'a' + byte(writer)}, size))
+				_, errs[writer] = b.Put(t.Context(), key, body, blob.PutOptions{CreateOnly: true})
+			})
+		}
+		wg.Wait()
+		winner := -1
+		for writer, err := range errs {
+			switch {
+			case err == nil && winner < 0:
+				winner = writer
+			case err == nil:
+				t.Fatalf("round %d: writers %d and %d both won", round, winner, writer)
+			case !errors.Is(err, blob.ErrExists):
+				t.Fatalf("round %d: writer %d: %v", round, writer, err)
+			}
+		}
+		if winner < 0 {
+			t.Fatalf("round %d: nobody won", round)
+		}
+		content := get(t, b, key)
+		if want := strings.Count(content, string(rune('a'+winner))); want != len(content) || (len(content) != 6_000_000) != (winner == 0) {
+			t.Fatalf("round %d: the object has %d bytes, %d of them the winner's", round, len(content), want)
+		}
+		if got := keys(t, b, "race/"); len(got) != round+1 {
+			t.Fatalf("round %d: List shows %q", round, got)
+		}
+	}
+}
+
 func list(t *testing.T, b blob.Bucket) {
 	want := []string{
 		"A", "a+b/1", "a-b", "a.b", "a/b", "a/b.c", "a/c/1", "a/c/10", "a/c/2", "a0", "b/dt=2026-01-01/hr=00/x",
@@ -421,20 +463,32 @@ func deletes(t *testing.T, b blob.Bucket) {
 	}
 }
 
-type brokenBody struct{ io.ReadSeeker }
+type brokenBody struct {
+	io.ReadSeeker
+	at int64
+}
 
 var errBroken = errors.New("the source is broken")
 
 func (b brokenBody) Read(p []byte) (int, error) {
 	at, err := b.Seek(0, io.SeekCurrent)
-	if err != nil || at > 100_000 {
+	if err != nil || at > b.at {
 		return 0, errBroken
 	}
 	return b.ReadSeeker.Read(p[:min(len(p), 4096)])
 }
 
 func failingBody(t *testing.T, b blob.Bucket) {
-	body := brokenBody{bytes.NewReader(make([]byte, 500_000))}
+	for _, size := range []int{500_000, 12_000_000} {
+		breaks(t, b, size)
+		if err := b.Delete(t.Context(), "half"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func breaks(t *testing.T, b blob.Bucket, size int) {
+	body := brokenBody{bytes.NewReader(make([]byte, size)), int64(size) / 2}
 	if _, err := b.Put(t.Context(), "half", body, blob.PutOptions{CreateOnly: true}); err == nil {
 		t.Fatal("Put of a body that breaks in the middle succeeded")
 	}
