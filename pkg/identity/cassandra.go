@@ -175,6 +175,7 @@ func (c *cassandraStores) String() string { return "cassandra://" + strings.Join
 type cassandraStore struct {
 	stores *cassandraStores
 	name   string
+	step   func(point string) error // a test's hook, else nil
 }
 
 func (s *cassandraStore) Keyspace() string { return s.name }
@@ -365,6 +366,12 @@ func (s *cassandraStore) apply(ctx context.Context, c *Change) error {
 			}
 		}
 	}
+	moves := len(c.Left) > 0
+	if moves && s.step != nil {
+		if err := s.step(MoveWritten); err != nil {
+			return err
+		}
+	}
 	for _, t := range []Table{ByPerson, ByFCID} {
 		for _, left := range c.Left {
 			// At equal timestamps a deletion wins: never delete where the new row stands.
@@ -375,6 +382,11 @@ func (s *cassandraStore) apply(ctx context.Context, c *Change) error {
 			if err := s.query(t.DeleteCQL(s.name), append([]any{c.New.Version}, key...)...).ExecContext(ctx); err != nil {
 				return err
 			}
+		}
+	}
+	if moves && s.step != nil {
+		if err := s.step(MoveCleared); err != nil {
+			return err
 		}
 	}
 	return insert(ByKey)

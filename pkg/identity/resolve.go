@@ -105,6 +105,8 @@ type Resolution struct {
 	FCID, PersonID string
 	// Problems lists fields that should identify somebody and do not.
 	Problems []graph.Problem
+	// Identifiers is how many identifiers were found, the record's own aside.
+	Identifiers int
 }
 
 // Key is the record's key in topics.
@@ -165,7 +167,7 @@ func (r *Resolver) Resolve(ctx context.Context, g *graph.Graph, q *Request) (*Re
 	rec := &res.Record
 	rec.Kind = event.RecordKindUpsert
 	ids, problems := r.normaliser.ForRecord(q.Account, rec.RecordKey, q.Record.Fields)
-	res.Problems = problems
+	res.Problems, res.Identifiers = problems, len(ids)-1
 	fcid, ok := g.Resolve(ids)
 	if !ok {
 		return nil, fmt.Errorf("resolving a record: graph says that even its own identifier is shared")

@@ -53,6 +53,23 @@ type Store interface {
 	Scan(ctx context.Context, table Table, fn func(*Row) error) error
 }
 
+// Places inside the application of one change of a record that moves, see Steps.
+const (
+	MoveWritten = "move: new rows written" // by person and by FCID; the old ones are still there
+	MoveCleared = "move: old rows deleted" // the row by key is still the old one
+)
+
+// Steps returns the store with a hook, for tests, that is called at the places between two statements of a move; an error
+// of it ends the application there. A store that applies a change at once has no such places and is returned as it is.
+func Steps(s Store, hook func(point string) error) Store {
+	if c, ok := s.(*cassandraStore); ok {
+		with := *c
+		with.step = hook
+		return &with
+	}
+	return s
+}
+
 // Stores opens keyspaces on one server, cluster or directory.
 type Stores interface {
 	// Keyspace returns the store of a name; it need not exist yet.

@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -17,6 +15,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"databus/pkg/limits"
+	"databus/pkg/seal"
 	"databus/pkg/service"
 	"databus/pkg/usage"
 	"databus/schemas"
@@ -36,13 +35,15 @@ type api struct {
 	admin    *kadm.Client
 	limits   *limits.View
 	usage    *usage.Producer
+	public   *seal.PublicKey
+	breaker  *breaker
 	stopping context.Context // done when the service is asked to stop: no call should wait any longer than it must
 }
 
 // serveAPI serves the API until ctx is done and running calls have finished, then flushes what they produced.
 func (s *Service) serveAPI(ctx context.Context) (err error) {
 	check := s.env.Health.Register("api")
-	a := &api{Service: s, stopping: ctx}
+	a := &api{Service: s, stopping: ctx, public: s.public, breaker: newBreaker(s.metrics.kafkaAway)}
 	// The front outlives ctx: calls that are running when the service is asked to stop are answered.
 	work, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -76,71 +77,6 @@ func (s *Service) serveAPI(ctx context.Context) (err error) {
 
 // A handler answers, or returns the problem that is the answer.
 type handler func(w http.ResponseWriter, r *http.Request, account string) *problem
-
-func (a *api) routes() http.Handler {
-	const base = "/v1/accounts/{account}"
-	short, long := a.cfg.API.Timeout, a.cfg.API.BatchTimeout
-	mux := http.NewServeMux()
-	mux.Handle("POST "+base+"/records", a.route("put", scopeWrite, packWrite, short, a.put))
-	mux.Handle("POST "+base+"/records/batch", a.route("batch", scopeWrite, packWrite, long, a.batch))
-	mux.Handle("DELETE "+base+"/records/{id}", a.route("delete", scopeWrite, packWrite, short, a.delete))
-	mux.Handle("GET "+base+"/records/{id}", a.route("get", scopeRead, packLookup, short, a.lookup(a.byRecordID)))
-	mux.Handle("GET "+base+"/persons/{id}", a.route("person", scopeRead, packLookup, short, a.lookup(a.byPerson)))
-	mux.Handle("GET "+base+"/fcids/{id}", a.route("fcid", scopeRead, packLookup, short, a.lookup(a.byFCID)))
-	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		(&problem{Status: http.StatusNotFound, Title: "there is no such path, or not with this method"}).write(w)
-	})
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.URL.Path, "/v1/accounts//") { // the mux would send the caller to another path
-			invalidAccount().write(w)
-			return
-		}
-		mux.ServeHTTP(w, r)
-	})
-}
-
-// route puts in front of a handler what all of them share: time, key, limits and metrics.
-func (a *api) route(name, scope, pack string, limit time.Duration, h handler) http.Handler {
-	guard := limits.Guard{View: a.limits, Pack: func(*http.Request) string { return pack },
-		Account: func(r *http.Request) string { return r.PathValue("account") }}
-	limited := guard.Wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if p := h(w, r, r.PathValue("account")); p != nil {
-			p.write(w)
-		}
-	}))
-	return http.HandlerFunc(func(inner http.ResponseWriter, r *http.Request) {
-		start, w := time.Now(), &answered{ResponseWriter: inner, status: http.StatusOK}
-		defer func() {
-			a.metrics.calls.WithLabelValues(name, strconv.Itoa(w.status)).Inc()
-			a.metrics.seconds.WithLabelValues(name).Observe(time.Since(start).Seconds())
-		}()
-		// The server's own deadlines are for short calls. These lie behind the call's, which so ends with an answer.
-		control := http.NewResponseController(inner)
-		_ = control.SetReadDeadline(start.Add(limit + time.Second))
-		_ = control.SetWriteDeadline(start.Add(limit + 10*time.Second))
-		if p := a.admit(r, r.PathValue("account"), scope); p != nil {
-			p.write(w)
-			return
-		}
-		ctx, cancel := context.WithTimeout(r.Context(), limit)
-		defer cancel()
-		limited.ServeHTTP(w, r.WithContext(ctx))
-	})
-}
-
-// answered remembers the status for the metrics.
-type answered struct {
-	http.ResponseWriter
-	status int
-}
-
-func (w *answered) WriteHeader(status int) {
-	w.status = status
-	w.ResponseWriter.WriteHeader(status)
-}
-
-// Unwrap leads http.ResponseController to the server's own.
-func (w *answered) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func invalidAccount() *problem {
 	return badRequest("account", "an account is 1 to 64 characters of [A-Za-z0-9._-]")

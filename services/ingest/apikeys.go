@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"databus/schemas"
 )
@@ -23,11 +24,14 @@ const (
 
 // An apiKey lets its holder act for one account. The file holds a JSON array of them:
 //
-//	[{"sha256": "<hex of the SHA-256 of the key>", "account": "acme", "scopes": ["read", "write"]}]
+//	[{"sha256": "<hex of the SHA-256 of the key>", "account": "acme", "scopes": ["read", "write"], "expires": "2027-01-31T00:00:00Z"}]
+//
+// A key is a long random text, so its plain hash cannot be turned back. Without an expiry it is good until it is removed.
 type apiKey struct {
-	SHA256  string   `json:"sha256"`
-	Account string   `json:"account"`
-	Scopes  []string `json:"scopes"`
+	SHA256  string    `json:"sha256"`
+	Account string    `json:"account"`
+	Scopes  []string  `json:"scopes"`
+	Expires time.Time `json:"expires,omitzero"` // RFC 3339
 
 	sum []byte
 }
@@ -45,7 +49,7 @@ func loadAPIKeys(path string) (*apiKeys, error) {
 	}
 	var keys []apiKey
 	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.DisallowUnknownFields() // somebody who writes an expiry date must not believe that it holds
+	dec.DisallowUnknownFields() // somebody who misspells the expiry must not believe that it holds
 	if err := dec.Decode(&keys); err != nil {
 		return nil, fmt.Errorf("reading API keys from %s: %w", path, err)
 	}
@@ -59,6 +63,9 @@ func loadAPIKeys(path string) (*apiKeys, error) {
 		}
 		if !schemas.ValidAccount(k.Account) {
 			return nil, fmt.Errorf("reading API keys from %s: entry %d: account is not valid", path, i)
+		}
+		if len(k.Scopes) == 0 {
+			return nil, fmt.Errorf("reading API keys from %s: entry %d: it has no scopes, so it would allow nothing", path, i)
 		}
 		for _, s := range k.Scopes {
 			if s != scopeRead && s != scopeWrite {
@@ -81,6 +88,9 @@ func (a *apiKeys) allow(r *http.Request, account, scope string) *problem {
 	sum := sha256.Sum256([]byte(token))
 	for _, k := range a.keys {
 		if subtle.ConstantTimeCompare(k.sum, sum[:]) == 1 {
+			if !k.Expires.IsZero() && !time.Now().Before(k.Expires) {
+				return &problem{Status: http.StatusUnauthorized, Title: "the API key has expired"}
+			}
 			if k.Account == account && slices.Contains(k.Scopes, scope) {
 				return nil
 			}

@@ -36,6 +36,9 @@ func (s *Service) apply(ctx context.Context, db event.DatabaseVersion, standing 
 	if err != nil {
 		return err
 	}
+	if s.env.Crash != nil {
+		store = identity.Steps(store, s.env.Crash)
+	}
 	a := &applying{Service: s, db: db, applier: identity.Applier{Rows: s.resolver, Graph: g}, store: store, progress: progress}
 	if a.client, err = kgo.NewClient(a.options(standing)...); err != nil {
 		return fmt.Errorf("making the applier's client: %w", err)
@@ -146,6 +149,9 @@ func (a *applying) batch(ctx context.Context, records []*kgo.Record) error {
 	}
 	if len(dead) > 0 {
 		a.env.Log.Warn("records that can never be read were skipped", "database", a.db.Version, "records", len(dead), "first", dead[0])
+	}
+	if err := a.at(PointApplied); err != nil {
+		return err
 	}
 	if err := a.client.CommitRecords(ctx, records...); err != nil {
 		return fmt.Errorf("committing offsets of group %s: %w", a.db.ApplierGroup, err)

@@ -18,6 +18,13 @@ const inFlight = 2000
 // batch handles POST of records as NDJSON: a result per line, in order, each written as soon as its record and those
 // before it are acknowledged. A line that is wrong is answered as such and changes nothing for the others.
 func (a *api) batch(w http.ResponseWriter, r *http.Request, account string) *problem {
+	strict, bad := a.strict(r)
+	if bad != nil {
+		return bad
+	}
+	if a.breaker.refuses() {
+		return errKafkaAway
+	}
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	control := http.NewResponseController(w)
@@ -30,13 +37,16 @@ func (a *api) batch(w http.ResponseWriter, r *http.Request, account string) *pro
 		defer close(queue)
 		// A slow client must not hold up the service's end: what is read up to then is answered.
 		defer context.AfterFunc(a.stopping, func() { _ = control.SetReadDeadline(time.Now()) })()
-		a.readBatch(ctx, r.Body, account, queue)
+		a.readBatch(ctx, r.Body, account, strict, queue)
 	}()
 	var faults int
 	var fault error // the first
 	enc := json.NewEncoder(w)
 	for p := range queue {
 		if err := p.acknowledged(ctx); err != nil {
+			if p.key != "" { // it was sent
+				a.notAcknowledged(err)
+			}
 			f, bad := problemOf(err, notAcknowledged)
 			if bad {
 				if faults++; fault == nil {
@@ -48,7 +58,10 @@ func (a *api) batch(w http.ResponseWriter, r *http.Request, account string) *pro
 			a.used(usageID(account, p.result.RequestID), account, packWrite, r.Pattern, http.StatusOK)
 		}
 		a.metrics.lines.WithLabelValues(strconv.Itoa(p.result.Status)).Inc()
-		err := enc.Encode(&p.result)
+		err := a.at(PointBatch)
+		if err == nil {
+			err = enc.Encode(&p.result)
+		}
 		if err == nil && len(queue) == 0 {
 			err = control.Flush() // a caller that sends line by line waits for this
 		}
@@ -73,7 +86,7 @@ func refused(requestID string, err error) *pending {
 }
 
 // readBatch reads lines and sends their records; what is refused comes back as a pending that has failed already.
-func (a *api) readBatch(ctx context.Context, body io.Reader, account string, queue chan<- *pending) {
+func (a *api) readBatch(ctx context.Context, body io.Reader, account string, strict bool, queue chan<- *pending) {
 	lines := bufio.NewReaderSize(body, int(a.cfg.API.MaxBody)+1)
 	for n := 1; ; n++ {
 		line, err := nextLine(lines)
@@ -107,8 +120,12 @@ func (a *api) readBatch(ctx context.Context, body io.Reader, account string, que
 			queue <- refused(b.RequestID, p)
 			continue
 		}
-		q := b.request(account)
-		sent, err := a.send(ctx, q)
+		q, p := a.request(account, &b)
+		if p != nil {
+			queue <- refused(b.RequestID, p)
+			continue
+		}
+		sent, err := a.send(ctx, q, strict)
 		if err != nil {
 			sent = refused(q.RequestID, err)
 		}

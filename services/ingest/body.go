@@ -2,6 +2,7 @@ package ingest
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,9 +23,16 @@ type putBody struct {
 	RecordID  string            `json:"record_id"`
 	Fields    map[string]string `json:"fields"`
 	Delete    bool              `json:"delete"`
+	// Sealed holds a CustomerRecord in Avro, sealed to the public key of this id, in place of record_id and fields.
+	RecipientKeyID string `json:"recipient_key_id"`
+	Sealed         []byte `json:"sealed"`
 }
 
-func (b *putBody) request(account string) *identity.Request {
+// request is what a body asks for.
+func (s *Service) request(account string, b *putBody) (*identity.Request, *problem) {
+	if b.Sealed != nil || b.RecipientKeyID != "" {
+		return s.open(account, b)
+	}
 	q := &identity.Request{Account: account, RequestID: b.RequestID, Kind: event.RequestKindUpsert,
 		Record: event.CustomerRecord{RecordID: b.RecordID, Fields: b.Fields}}
 	if b.Delete {
@@ -33,7 +41,7 @@ func (b *putBody) request(account string) *identity.Request {
 	if q.RequestID == "" {
 		q.RequestID = uuid.NewString()
 	}
-	return q
+	return q, nil
 }
 
 // decodeBody reads one JSON object: a POST's body or a line of a batch.
@@ -63,11 +71,15 @@ func jsonProblem(err error) *problem {
 			return badRequest("", "the body is a JSON "+got+", not an object")
 		}
 		return badRequest(mismatch.Field, fmt.Sprintf("is a JSON %s, not %s", got, map[string]string{
-			"string": "a string", "bool": "true or false", "map[string]string": "an object of strings"}[mismatch.Type.String()]))
+			"string": "a string", "bool": "true or false", "map[string]string": "an object of strings", "[]uint8": "base64"}[mismatch.Type.String()]))
 	}
 	if name, ok := strings.CutPrefix(err.Error(), `json: unknown field "`); ok {
 		name = strings.TrimSuffix(name, `"`)
-		return badRequest(name[:min(len(name), identity.MaxFieldName)], "is not known; there are request_id, record_id, fields and delete")
+		return badRequest(name[:min(len(name), identity.MaxFieldName)], "is not known; there are request_id, record_id, fields and delete, or recipient_key_id and sealed")
+	}
+	var corrupt base64.CorruptInputError
+	if errors.As(err, &corrupt) {
+		return badRequest("sealed", "is not base64")
 	}
 	return badRequest("", "the body is no JSON object with record_id, fields, request_id and delete")
 }

@@ -20,13 +20,14 @@ type Config struct {
 // APIConfig is the HTTP front.
 type APIConfig struct {
 	Listen          string        `doc:"Address of the API."`
-	KeysFile        string        `doc:"JSON file of API keys: [{\"sha256\": HEX, \"account\": ID, \"scopes\": [\"read\", \"write\"]}]. Empty means no authentication, which is allowed on a loopback address only."`
+	KeysFile        string        `doc:"JSON file of API keys: [{\"sha256\": HEX, \"account\": ID, \"scopes\": [\"read\", \"write\"], \"expires\": RFC 3339, optional}]. Empty means no authentication, which is allowed on a loopback address only."`
 	MaxBody         int64         `doc:"Largest single record, in bytes."`
 	MaxBatch        int           `doc:"Most lines of a batch; those behind them are not read, and the answer says so."`
 	Timeout         time.Duration `doc:"Longest time for a single call, ?wait=applied included."`
 	BatchTimeout    time.Duration `doc:"Longest time for a batch; what was not read by then is refused."`
 	Linger          time.Duration `doc:"How long a record may wait for others to share a produce request."`
 	LookupLimit     int           `doc:"Most records that a look-up of a person returns."`
+	Strict          bool          `doc:"Refuse records of which a field should identify somebody and does not, such as a mail address that is none, and records that identify nobody. Otherwise they are accepted with a warning; a call may choose by ?strict=true or false."`
 	WhenNotCaughtUp string        `doc:"What the limit check does before it has read all limits: open lets calls pass, closed refuses them."`
 }
 

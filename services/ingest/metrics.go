@@ -17,6 +17,7 @@ type metrics struct {
 	lag       *prometheus.GaugeVec
 	undecoded *prometheus.CounterVec
 	retries   *prometheus.CounterVec
+	kafkaAway prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -36,7 +37,9 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		undecoded: counter("applier_undecodable_total", "Records that an applier skipped because they cannot be decoded; the evidence loop puts them into the dead-letter topic.", "database"),
 		retries:   counter("applier_retries_total", "Times that an applier gave up a batch because the store or Kafka failed, to apply it again.", "database"),
 	}
-	for _, c := range []prometheus.Collector{m.calls, m.seconds, m.lines, m.requests, m.evidence, m.applied, m.lag, m.undecoded, m.retries} {
+	m.kafkaAway = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "databus", Subsystem: "ingest", Name: "records_refused",
+		Help: "1 while the API refuses records at once because Kafka does not acknowledge them."})
+	for _, c := range []prometheus.Collector{m.kafkaAway, m.calls, m.seconds, m.lines, m.requests, m.evidence, m.applied, m.lag, m.undecoded, m.retries} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("registering metrics: %w", err)
 		}

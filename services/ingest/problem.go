@@ -59,6 +59,7 @@ const (
 // detail, and then fault is true: an operator should hear of it.
 func problemOf(err error, passing string) (p *problem, fault bool) {
 	var invalid *identity.Invalid
+	var missing *noGraph
 	switch {
 	case errors.As(err, &p):
 		return p, false
@@ -68,6 +69,10 @@ func problemOf(err error, passing string) (p *problem, fault bool) {
 		return &problem{Status: http.StatusGone, Title: "the account's data key is revoked"}, false
 	case errors.Is(err, codec.ErrTooLarge), errors.Is(err, kerr.MessageTooLarge):
 		return &problem{Status: http.StatusRequestEntityTooLarge, Title: "the record is too large"}, false
+	case errors.As(err, &missing):
+		p = unavailable("graph version " + missing.version + ", to which the serving database is pinned, cannot be loaded")
+		p.Field = "graph_version"
+		return p, !errors.Is(err, context.Canceled)
 	case errors.Is(err, errNoDatabase):
 		return unavailable("no database version is serving"), true
 	}

@@ -33,6 +33,7 @@ type pending struct {
 	result putResult
 	key    string // of the record in the database
 	done   chan placed
+	until  time.Time // how long to wait for the acknowledgement; zero where it is there already
 }
 
 // placed is the producer's answer: where the record stands on databus.records.
@@ -43,7 +44,7 @@ type placed struct {
 }
 
 // send resolves and seals one request and gives it to the producer, which answers on done.
-func (a *api) send(ctx context.Context, q *identity.Request) (*pending, error) {
+func (a *api) send(ctx context.Context, q *identity.Request, strict bool) (*pending, error) {
 	now, err := a.resolving(ctx)
 	if err != nil {
 		return nil, err
@@ -52,11 +53,19 @@ func (a *api) send(ctx context.Context, q *identity.Request) (*pending, error) {
 	if err != nil {
 		return nil, err
 	}
+	if strict {
+		if p := strictly(res); p != nil {
+			return nil, p
+		}
+	}
 	value, err := a.records.Encode(ctx, &res.Record)
 	if err != nil {
 		return nil, err
 	}
-	p := &pending{key: res.Record.RecordKey, done: make(chan placed, 1), result: putResult{
+	if !a.breaker.allow() {
+		return nil, errKafkaAway
+	}
+	p := &pending{key: res.Record.RecordKey, done: make(chan placed, 1), until: time.Now().Add(a.cfg.API.Timeout), result: putResult{
 		RequestID: q.RequestID, FCID: res.FCID, PersonID: res.PersonID, GraphVersion: now.db.GraphVersion, Status: http.StatusOK}}
 	for _, w := range res.Problems {
 		p.result.Warnings = append(p.result.Warnings, w.String())
@@ -65,21 +74,27 @@ func (a *api) send(ctx context.Context, q *identity.Request) (*pending, error) {
 		if err != nil {
 			err = fmt.Errorf("producing to %s: %w", r.Topic, err)
 		}
+		if err == nil {
+			a.breaker.report(true)
+		}
 		p.done <- placed{r.Partition, r.Offset, err}
 	})
 	return p, nil
 }
 
 // acknowledged waits for the producer's answer. An idempotent producer keeps a record whose outcome it does not know for
-// as long as Kafka is away, so the call's time is a second bound: then nothing is known, and nothing is acknowledged.
+// as long as Kafka is away, so the time of a single call is a second bound, in batches too: then nothing is known, and nothing
+// is acknowledged.
 func (p *pending) acknowledged(ctx context.Context) error {
 	var at placed
 	select {
 	case at = <-p.done:
-	case <-ctx.Done():
+	default:
+		ctx, cancel := context.WithDeadline(ctx, p.until)
+		defer cancel()
 		select {
 		case at = <-p.done:
-		default:
+		case <-ctx.Done():
 			return fmt.Errorf("producing to %s: %w", schemas.DatabusRecords, ctx.Err())
 		}
 	}
@@ -107,10 +122,43 @@ func (a *api) delete(w http.ResponseWriter, r *http.Request, account string) *pr
 	return a.putOne(w, r, account, &putBody{RecordID: r.PathValue("id"), RequestID: r.Header.Get("Idempotency-Key"), Delete: true})
 }
 
+// strict says whether a call wants records refused that identify less than they should.
+func (a *api) strict(r *http.Request) (bool, *problem) {
+	switch r.URL.Query().Get("strict") {
+	case "":
+		return a.cfg.API.Strict, nil
+	case "true":
+		return true, nil
+	case "false":
+		return false, nil
+	}
+	return false, badRequest("strict", "is neither true nor false")
+}
+
+// notAcknowledged tells the breaker of a record that was sent, unless it is the caller's fault or wish.
+func (a *api) notAcknowledged(err error) {
+	if _, fault := problemOf(err, notAcknowledged); fault {
+		a.breaker.report(false)
+	}
+}
+
 func (a *api) putOne(w http.ResponseWriter, r *http.Request, account string, body *putBody) *problem {
-	sent, err := a.send(r.Context(), body.request(account))
+	q, p := a.request(account, body)
+	if p != nil {
+		return p
+	}
+	strict, p := a.strict(r)
+	if p != nil {
+		return p
+	}
+	sent, err := a.send(r.Context(), q, strict)
 	if err == nil {
-		err = sent.acknowledged(r.Context())
+		if err = sent.acknowledged(r.Context()); err != nil {
+			a.notAcknowledged(err)
+		}
+	}
+	if err == nil {
+		err = a.at(PointAcknowledged)
 	}
 	if err != nil {
 		return a.failed("writing a record", err, notAcknowledged)

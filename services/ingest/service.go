@@ -42,6 +42,7 @@ type Service struct {
 
 	resolver  *identity.Resolver
 	opener    *seal.RequestOpener
+	public    *seal.PublicKey
 	databases *identity.Databases
 	graphs    *identity.Graphs
 	stores    identity.Stores
@@ -79,6 +80,7 @@ func New(ctx context.Context, env *service.Env, cfg Config) (service.Runner, err
 	if s.opener, err = keys.RequestOpener(); err != nil {
 		return nil, err
 	}
+	s.public = keys.PublicKey()
 	keyring, err := env.Keyring(ctx)
 	if err != nil {
 		return nil, err
@@ -204,7 +206,7 @@ func (s *Service) runLoop(ctx context.Context, group string, cfg LoopConfig, l l
 		Instance: s.env.Instance, TransactionalSuffix: s.env.TransactionalSuffix,
 		Kafka: s.env.KafkaOpts(), Codec: s.env.Codec, StateDir: filepath.Join(s.env.StateDir, group),
 		CommitInterval: cfg.CommitInterval, StuckAfter: s.env.StuckAfter,
-		Log: s.env.Log, Metrics: s.env.Metrics, Health: check.Set,
+		Log: s.env.Log, Metrics: s.env.Metrics, Health: check.Set, Crash: s.loopCrash(group),
 	})
 	if err != nil {
 		return err

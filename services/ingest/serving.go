@@ -12,6 +12,15 @@ import (
 // errNoDatabase: no database version serves yet.
 var errNoDatabase = errors.New("no database version is serving; `databus init` makes the first one")
 
+// noGraph: the graph to which the serving database is pinned cannot be had.
+type noGraph struct {
+	version string
+	err     error
+}
+
+func (e *noGraph) Error() string { return "loading graph " + e.version + ": " + e.err.Error() }
+func (e *noGraph) Unwrap() error { return e.err }
+
 // served is the database version that answers, kept until databus.databases changes: asking the followers for every
 // record of a batch would sort and lock each time.
 type served struct {
@@ -52,7 +61,7 @@ func (s *Service) resolving(ctx context.Context) (*served, error) {
 	}
 	g, err := s.graphs.Graph(ctx, now.db.GraphVersion)
 	if err != nil {
-		return nil, err
+		return nil, &noGraph{now.db.GraphVersion, err}
 	}
 	with := *now
 	with.graph = g
