@@ -62,6 +62,10 @@ check-modules: ## every module builds by itself, outside of the workspace
 prove-usage: ## the usage half is killed 600 times, three brokers ten times, and recomputed by a model of its own
 	cd test && go test -tags servers -timeout 300m -count 1 -run TestProve ./usage -args -full
 
+.PHONY: prove-ingest
+prove-ingest: ## two instances of ingest are killed 260 times under load; tables, evidence and answers must equal a model
+	cd test && go test -tags servers -timeout 120m -count 1 -v -run TestProve ./ingest -args -full
+
 .PHONY: prove-state
 prove-state: ## the power fails at 10,000 writes of state, unsynced data lost in part: it opens or is restored, never wrong
 	go test -tags prove -timeout 120m -count 1 -v -run 'TestCrashAtWrites|TestPowerFailures' ./pkg/state ./pkg/stream
