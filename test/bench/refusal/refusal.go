@@ -44,6 +44,9 @@ type Options struct {
 	Registry string // base URL
 	// Rate is the number of requests per second, over the accounts that call at a time.
 	Rate int
+	// InFlight is the number of calls that wait for their answer at most; default 256. Without a bound, a machine that
+	// falls behind would be given a connection for each call of the time lost, and never get out of it.
+	InFlight int
 	// Accounts reach their limits, AtOnce of them at a time.
 	Accounts, AtOnce int
 	// Limit of each account, in calls.
@@ -60,6 +63,7 @@ type Result struct {
 	Predicted []float64       // the account's rate times its delay
 	View      limits.Overshoot
 	Requests  int64
+	Dropped   int64   // events that the API did not send, because its buffer was full or a broker refused them
 	Restarts  int64   // of the services, after an error: delays hold them
 	Seconds   float64 // during which requests were sent
 }
@@ -70,6 +74,9 @@ func Run(ctx context.Context, o Options) (_ *Result, err error) {
 	defer cancel()
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.InFlight == 0 {
+		o.InFlight = 256
 	}
 	kafka := []kgo.Opt{kgo.SeedBrokers(o.Brokers...), kgo.RecordPartitioner(service.Partitioner()), kgo.FetchMaxWait(500 * time.Millisecond)}
 	c := codec.New(codec.NewRegistry(o.Registry), codec.Options{RegisterSchemas: true})
@@ -168,7 +175,8 @@ func call(ctx context.Context, kafka []kgo.Opt, c *codec.Codec, o Options) (_ *R
 		return nil, err
 	}
 	defer view.Close()
-	producer, err := usage.NewProducer(usage.Options{Kafka: kafka, Codec: c})
+	metrics := prometheus.NewRegistry()
+	producer, err := usage.NewProducer(usage.Options{Kafka: kafka, Codec: c, Metrics: metrics})
 	if err != nil {
 		return nil, err
 	}
@@ -189,7 +197,7 @@ func call(ctx context.Context, kafka []kgo.Opt, c *codec.Codec, o Options) (_ *R
 	server := &http.Server{Handler: mux}
 	go func() { _ = server.Serve(listener) }() // ends with Close
 	defer server.Close()
-	api := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 256}, Timeout: 30 * time.Second}
+	api := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: o.InFlight}, Timeout: 30 * time.Second}
 	defer api.CloseIdleConnections()
 	get := func(account string) (int, error) {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+listener.Addr().String()+"/"+account, nil)
@@ -217,14 +225,33 @@ func call(ctx context.Context, kafka []kgo.Opt, c *codec.Codec, o Options) (_ *R
 	res := &Result{}
 	for first := 0; first < o.Accounts; first += o.AtOnce {
 		if err := group(ctx, get, o, first, min(o.AtOnce, o.Accounts-first), res); err != nil {
-			return nil, err
+			return nil, errors.Join(err, fmt.Errorf("of the API's usage events %d were lost", lost(metrics)))
 		}
 	}
 	time.Sleep(5 * o.Commit) // counts that were under way
 	slices.Sort(res.Delays)
 	res.View = view.Overshoot()
 	res.View.Crossings -= warm.Crossings
+	res.Dropped = lost(metrics)
 	return res, nil
+}
+
+// lost is how many events the producer took note of and did not send.
+func lost(metrics prometheus.Gatherer) (n int64) {
+	families, err := metrics.Gather()
+	if err != nil {
+		return -1
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if f.GetName() == "databus_usage_events_emitted_total" && l.GetName() == "outcome" && l.GetValue() != "sent" {
+					n += int64(m.GetCounter().GetValue())
+				}
+			}
+		}
+	}
+	return n
 }
 
 // caller is one account in a run.
@@ -236,46 +263,54 @@ type caller struct {
 	nRefused int
 }
 
+// patience is how long after its last account has reached its limit a group waits for the refusals.
+const patience = time.Minute
+
 // group lets n accounts call in turns until each has been refused for a while.
 func group(ctx context.Context, get func(string) (int, error), o Options, first, n int, res *Result) error {
 	callers := make([]caller, n)
 	var wg sync.WaitGroup
-	var once sync.Once
-	var failure error
+	var failure atomic.Pointer[error] // the first of a call
 	began := time.Now()
-	deadline := began.Add(time.Duration(float64(o.Limit)*float64(n)/float64(o.Rate)*float64(time.Second)) + 30*time.Second)
+	due := began
+	var crossed time.Time // when all of them had reached their limits
 	sent := 0
+	free := make(chan struct{}, o.InFlight)
 	for done := false; !done; sent++ {
-		if d := time.Until(began.Add(time.Duration(sent) * time.Second / time.Duration(o.Rate))); d > 0 {
-			time.Sleep(d)
+		// Time lost is not made up for: what the machine could not send is missing from the rate that is reported.
+		if due = due.Add(time.Second / time.Duration(o.Rate)); time.Since(due) > 100*time.Millisecond {
+			due = time.Now()
 		}
+		time.Sleep(time.Until(due))
+		free <- struct{}{}
 		i := sent % n
 		wg.Go(func() {
+			defer func() { <-free }()
 			at := time.Now()
 			status, err := get(account(first + i))
 			if err != nil {
-				once.Do(func() { failure = err })
+				failure.CompareAndSwap(nil, &err)
 				return
 			}
-			c := &callers[i]
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			if status == http.StatusTooManyRequests {
-				if c.nRefused++; c.refused.IsZero() || at.Before(c.refused) {
-					c.refused = at
-				}
-			} else if c.allowed++; c.allowed == o.Limit {
-				c.crossed = at
-			}
+			callers[i].answered(status, at, o.Limit)
 		})
 		if i == n-1 {
-			done = true
+			refused, reached := 0, 0
 			for i := range callers {
-				callers[i].mu.Lock()
-				done = done && callers[i].nRefused > 3
-				callers[i].mu.Unlock()
+				c := &callers[i]
+				c.mu.Lock()
+				if c.nRefused > 3 {
+					refused++
+				}
+				if c.allowed >= o.Limit {
+					reached++
+				}
+				c.mu.Unlock()
 			}
-			if ctx.Err() != nil || time.Now().After(deadline) {
+			if done = refused == n; reached == n && crossed.IsZero() {
+				crossed = time.Now()
+			}
+			if ctx.Err() != nil || failure.Load() != nil || !crossed.IsZero() && time.Since(crossed) > patience {
 				break
 			}
 		}
@@ -283,18 +318,34 @@ func group(ctx context.Context, get func(string) (int, error), o Options, first,
 	wg.Wait()
 	res.Seconds += time.Since(began).Seconds()
 	res.Requests += int64(sent)
-	if err := errors.Join(failure, ctx.Err()); err != nil {
-		return err
+	if err := failure.Load(); err != nil {
+		return fmt.Errorf("calling the API: %w", *err)
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
 	}
 	rate := float64(sent) / time.Since(began).Seconds() / float64(n)
 	for i := range callers {
 		c := &callers[i]
 		if c.refused.IsZero() || c.crossed.IsZero() {
-			return fmt.Errorf("account %s made %d calls with a limit of %d and was not refused", account(first+i), c.allowed, o.Limit)
+			return fmt.Errorf("account %s made %d calls with a limit of %d and was not refused within %v", account(first+i), c.allowed, o.Limit, patience)
 		}
 		res.Delays = append(res.Delays, max(0, c.refused.Sub(c.crossed)))
 		res.Overshoot = append(res.Overshoot, c.allowed-o.Limit)
 		res.Predicted = append(res.Predicted, rate*c.refused.Sub(c.crossed).Seconds())
 	}
 	return nil
+}
+
+// answered notes the answer to a call that began at a moment.
+func (c *caller) answered(status int, at time.Time, limit int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if status == http.StatusTooManyRequests {
+		if c.nRefused++; c.refused.IsZero() || at.Before(c.refused) {
+			c.refused = at
+		}
+	} else if c.allowed++; c.allowed == limit {
+		c.crossed = at
+	}
 }

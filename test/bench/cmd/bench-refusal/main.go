@@ -23,7 +23,10 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	onEmbedded := flag.Bool("embedded", false, "run on the embedded broker instead of a real Kafka")
-	o := refusal.Options{Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))}
+	level := slog.LevelVar{}
+	level.Set(slog.LevelError)
+	o := refusal.Options{Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: &level}))}
+	flag.TextVar(&level, "log", &level, "what the services log: DEBUG, INFO, WARN or ERROR")
 	flag.IntVar(&o.Rate, "rate", 2000, "requests per second")
 	flag.IntVar(&o.Accounts, "accounts", 60, "accounts that reach their limits")
 	flag.IntVar(&o.AtOnce, "at-once", 10, "accounts that call at a time")
@@ -65,7 +68,8 @@ func run(ctx context.Context, o refusal.Options, onEmbedded bool) (err error) {
 		mean += float64(r.Overshoot[i]) / float64(len(r.Overshoot))
 		predicted += r.Predicted[i] / float64(len(r.Predicted))
 	}
-	fmt.Printf("%d accounts, %d at a time, %.0f requests/s, commit interval %v, %s, %d restarts of services, load average %s\n", o.Accounts, o.AtOnce, float64(r.Requests)/r.Seconds, o.Commit, broker, r.Restarts, measure.Load())
+	fmt.Printf("%d accounts, %d at a time, %.0f of %d requests/s, commit interval %v, %s, %d restarts of services, %d usage events lost, load average %s\n",
+		o.Accounts, o.AtOnce, float64(r.Requests)/r.Seconds, o.Rate, o.Commit, broker, r.Restarts, r.Dropped, measure.Load())
 	for _, f := range []measure.Figure{
 		{Name: "refusal_p50_ms", Value: measure.Quantile(ms, 0.5), Unit: "ms", None: true},
 		{Name: "refusal_p99_ms", Value: measure.Quantile(ms, 0.99), Unit: "ms", None: true},
