@@ -87,7 +87,7 @@ const day = 24 * time.Hour
 // Catalogue returns every topic but the dead-letter topics, which [WithDeadLetters] adds. The order is the data flow's.
 func Catalogue() []Topic {
 	return []Topic{
-		{Name: IdentityRequests, Key: "account/record key", Schema: "resolve_request", Partitions: 8, Cleanup: Delete, Retention: 7 * day,
+		{Name: IdentityRequests, Key: "account/record key", Schema: "resolve_request", Partitions: 8, Cleanup: Delete, Retention: 7 * day, AppendTime: true, // a producer's slow clock must not let retention have it at once
 			Producers: []string{"api"}, Consumers: []string{"ingest"}, Pseudonymous: []string{"key"}, DeadLetters: true,
 			Doc: "Records to resolve, sealed to ingest's public key."},
 		{Name: IdentityResolutions, Key: "request id", Schema: "resolution", Partitions: 8, Cleanup: Delete, Retention: day,
