@@ -49,6 +49,8 @@ type Options struct {
 	InFlight int
 	// Accounts reach their limits, AtOnce of them at a time.
 	Accounts, AtOnce int
+	// Warm groups of as many accounts call before, and are not part of the result: a broker compiles its code meanwhile.
+	Warm int
 	// Limit of each account, in calls.
 	Limit int64
 	// Commit is the commit interval of aggregator and limiter.
@@ -58,10 +60,10 @@ type Options struct {
 
 // Result of a run.
 type Result struct {
-	Delays    []time.Duration // from the crossing call to the first 429, one per account, in order of length
-	Overshoot []int64         // calls beyond the limit, one per account
-	Predicted []float64       // the account's rate times its delay
-	View      limits.Overshoot
+	Delays    []time.Duration  // from the crossing call to the first 429, one per account, in order of length
+	Overshoot []int64          // calls beyond the limit, one per account
+	Predicted []float64        // the account's rate times its delay
+	View      limits.Overshoot // of the measured accounts; Worst is of the warm ones too
 	Requests  int64
 	Dropped   int64   // events that the API did not send, because its buffer was full or a broker refused them
 	Restarts  int64   // of the services, after an error: delays hold them
@@ -151,9 +153,10 @@ func prepare(ctx context.Context, client *kgo.Client, c *codec.Codec, o Options)
 		return err
 	}
 	serde := codec.For[event.Contract](c, schemas.UsageContracts)
-	for i := range o.Accounts + 1 { // the last one warms up
+	first := 1 + o.Warm*o.AtOnce // account 0 finds the way
+	for i := range first + o.Accounts {
 		limit := o.Limit
-		if i == o.Accounts {
+		if i == 0 {
 			limit = 1
 		}
 		v, err := serde.Encode(ctx, &event.Contract{Account: account(i), Version: 1, TimeZone: "UTC", StartsAt: time.Now().AddDate(0, -1, 0),
@@ -212,7 +215,7 @@ func call(ctx context.Context, kafka []kgo.Opt, c *codec.Codec, o Options) (_ *R
 		return resp.StatusCode, resp.Body.Close()
 	}
 	for { // until everything has been started, restored and found its way once
-		status, err := get(account(o.Accounts))
+		status, err := get(account(0))
 		if err != nil {
 			return nil, err
 		}
@@ -221,17 +224,22 @@ func call(ctx context.Context, kafka []kgo.Opt, c *codec.Codec, o Options) (_ *R
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	warm := view.Overshoot()
+	var warm limits.Overshoot
 	res := &Result{}
-	for first := 0; first < o.Accounts; first += o.AtOnce {
-		if err := group(ctx, get, o, first, min(o.AtOnce, o.Accounts-first), res); err != nil {
+	end := 1 + o.Warm*o.AtOnce + o.Accounts
+	for first := 1; first < end; first += o.AtOnce {
+		if first == 1+o.Warm*o.AtOnce {
+			time.Sleep(5 * o.Commit) // counts that are under way
+			warm, res = view.Overshoot(), &Result{}
+		}
+		if err := group(ctx, get, o, first, min(o.AtOnce, end-first), res); err != nil {
 			return nil, errors.Join(err, fmt.Errorf("of the API's usage events %d were lost", lost(metrics)))
 		}
 	}
 	time.Sleep(5 * o.Commit) // counts that were under way
 	slices.Sort(res.Delays)
 	res.View = view.Overshoot()
-	res.View.Crossings -= warm.Crossings
+	res.View.Crossings, res.View.Units = res.View.Crossings-warm.Crossings, res.View.Units-warm.Units
 	res.Dropped = lost(metrics)
 	return res, nil
 }

@@ -30,6 +30,7 @@ func main() {
 	flag.IntVar(&o.Rate, "rate", 2000, "requests per second")
 	flag.IntVar(&o.Accounts, "accounts", 60, "accounts that reach their limits")
 	flag.IntVar(&o.AtOnce, "at-once", 10, "accounts that call at a time")
+	flag.IntVar(&o.Warm, "warm", 15, "groups of accounts that call before the measurement")
 	flag.Int64Var(&o.Limit, "limit", 400, "limit of each account, in calls")
 	flag.DurationVar(&o.Commit, "commit", 20*time.Millisecond, "commit interval of aggregator and limiter")
 	flag.Parse()
@@ -76,7 +77,7 @@ func run(ctx context.Context, o refusal.Options, onEmbedded bool) (err error) {
 		{Name: "overshoot_worst_calls", Value: float64(slices.Max(r.Overshoot)), Unit: "calls", None: true},
 		{Name: "overshoot_mean_calls", Value: mean, Unit: "calls", None: true},
 		{Name: "overshoot_predicted_calls", Value: predicted, Unit: "calls", None: true},
-		{Name: "overshoot_measured_by_view_calls", Value: float64(r.View.Worst), Unit: "calls", None: true},
+		{Name: "overshoot_mean_seen_by_view_calls", Value: float64(r.View.Units) / float64(max(1, r.View.Crossings)), Unit: "calls", None: true},
 	} {
 		f.Print(os.Stdout)
 	}
