@@ -1,18 +1,16 @@
 package ingest
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"databus/pkg/seal"
 	"databus/schemas"
+	"databus/schemas/codec"
 	"databus/schemas/event"
 )
 
@@ -174,6 +172,10 @@ func TestBadInput(t *testing.T) {
 	for i := range 257 {
 		fmt.Fprintf(&many, `,"f%d":""`, i)
 	}
+	var identifiers strings.Builder
+	for i := range 10_000 {
+		fmt.Fprintf(&identifiers, `,"email_%d":"secret"`, i)
+	}
 	const records = "/v1/accounts/acme/records"
 	for name, c := range map[string]struct {
 		path, body, key string
@@ -200,6 +202,18 @@ func TestBadInput(t *testing.T) {
 		"empty account":         {"/v1/accounts//records", `{"record_id":"a"}`, "", 400, "account"},
 		"account":               {"/v1/accounts/a%2Fb/records", `{"record_id":"a"}`, "", 400, "account"},
 		"no such path":          {"/v1/accounts/acme/record", `{"record_id":"a"}`, "", 404, ""},
+		"no identifier":         {records + "?strict=true", `{"record_id":"a","fields":{"note":"nobody"}}`, "", 400, "fields"},
+		"no fields":             {records + "?strict=true", `{"record_id":"a"}`, "", 400, "fields"},
+		"invalid mail":          {records + "?strict=true", `{"record_id":"a","fields":{"email":"secret at home"}}`, "", 400, "email"},
+		"invalid phone":         {records + "?strict=true", `{"record_id":"a","fields":{"email":"a@mail.example","phone_2":"12"}}`, "", 400, "phone_2"},
+		"strict":                {records + "?strict=maybe", `{"record_id":"a"}`, "", 400, "strict"},
+		"5 MB":                  {records, `{"record_id":"a","fields":{"note":"` + strings.Repeat("x", 5<<20) + `"}}`, "", 413, ""},
+		"10,000 identifiers":    {records, `{"record_id":"a","fields":{` + strings.TrimPrefix(identifiers.String(), ",") + `}}`, "", 413, ""},
+		"wrong key version":     {records, `{"request_id":"1","recipient_key_id":"hpke-0000000000000000","sealed":"c2VjcmV0"}`, "", 400, "recipient_key_id"},
+		"not sealed":            {records, `{"request_id":"1","recipient_key_id":"` + r.service.public.ID() + `","sealed":"c2VjcmV0"}`, "", 400, "sealed"},
+		"sealed, no request id": {records, `{"recipient_key_id":"` + r.service.public.ID() + `","sealed":"c2VjcmV0"}`, "", 400, "request_id"},
+		"sealed and not":        {records, `{"request_id":"1","record_id":"a","recipient_key_id":"x","sealed":"c2VjcmV0"}`, "", 400, "sealed"},
+		"not base64":            {records, `{"request_id":"1","recipient_key_id":"x","sealed":"§"}`, "", 400, "sealed"},
 	} {
 		p := r.call("POST", c.path, c.body, "Idempotency-Key", c.key)
 		got := p.problem(t)
@@ -215,6 +229,21 @@ func TestBadInput(t *testing.T) {
 			t.Errorf("%s: %d %s", path, p.status, p.body)
 		}
 	}
+	// The same in a batch: each line by itself, and nothing of a line that is wrong.
+	lines := []string{`no JSON`, `{"record_id":"a","fields":{"email":"secret at home"}}`, `{"record_id":"a\u0007"}`, `{"record_id":"a","fields":{"x":"` + strings.Repeat("y", 5<<20) + `"}}`,
+		`{"request_id":"1","recipient_key_id":"x","sealed":"c2VjcmV0"}`, `{"record_id":"a"}`}
+	p := r.call("POST", records+"/batch?strict=true", strings.Join(lines, "\n"))
+	var got []string
+	for line := range strings.Lines(p.body) {
+		res := decode[putResult](t, line)
+		got = append(got, fmt.Sprint(res.Status, " ", res.Field))
+		if res.Problem == "" || strings.Contains(line, "secret") {
+			t.Errorf("line %s", line)
+		}
+	}
+	if want := "400 |400 email|400 record_id|413 |400 recipient_key_id|400 fields"; p.status != 200 || strings.Join(got, "|") != want {
+		t.Errorf("batch: %d %s, want %s", p.status, strings.Join(got, "|"), want)
+	}
 	if p := r.call("DELETE", records+"/a%00b", ""); p.status != 400 || p.problem(t).Field != "record_id" {
 		t.Errorf("delete: %d %s", p.status, p.body)
 	}
@@ -223,67 +252,76 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
-func TestAuthorisation(t *testing.T) {
-	type entry struct {
-		SHA256  string   `json:"sha256"`
-		Account string   `json:"account"`
-		Scopes  []string `json:"scopes"`
-	}
-	var entries []entry
-	for key, scopes := range map[string][]string{"full": {"read", "write"}, "reader": {"read"}, "writer": {"write"}, "other": {"read", "write"}} {
-		sum := sha256.Sum256([]byte(key))
-		account := map[bool]string{true: "other", false: "acme"}[key == "other"]
-		entries = append(entries, entry{hex.EncodeToString(sum[:]), account, scopes})
-	}
-	b, err := json.Marshal(entries)
-	if err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(t.TempDir(), "keys.json")
-	if err := os.WriteFile(file, b, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	r := newRig(t, map[string]any{"api.keys_file": file})
+// 10,000 identifiers within the limit of bytes are too many fields.
+func TestManyIdentifiers(t *testing.T) {
+	r := newRig(t, nil)
 	r.start()
-	const base = "/v1/accounts/acme"
-	for _, c := range []struct {
-		method, path, lacking string
-		allowed               int
-	}{
-		{"POST", base + "/records", "reader", 200},
-		{"POST", base + "/records/batch", "reader", 200},
-		{"DELETE", base + "/records/a", "reader", 200},
-		{"GET", base + "/records/a", "writer", 404},
-		{"GET", base + "/persons/00000000-0000-8000-8000-000000000000", "writer", 404},
-		{"GET", base + "/fcids/00000000000000000000000000000000", "writer", 404},
-	} {
-		for key, want := range map[string]int{"": 401, "Bearer": 401, "Bearer ": 401, "Basic full": 401, "Bearer unknown": 401, "Bearer other": 403, "Bearer " + c.lacking: 403} {
-			p := r.call(c.method, c.path, `{"record_id":"a"}`, "Authorization", key)
-			if p.status != want || p.problem(t).Status != want || (want == 401) != (p.header.Get("WWW-Authenticate") == "Bearer") {
-				t.Errorf("%s %s with %q: %d %v", c.method, c.path, key, p.status, p.header)
-			}
-		}
-		if n := len(r.records()); c.method == "POST" && c.allowed == 404 && n != 0 {
-			t.Errorf("%d records were written", n)
-		}
-		if p := r.call(c.method, c.path, `{"record_id":"a"}`, "Authorization", "bearer full"); p.status != c.allowed {
-			t.Errorf("%s %s with the key: %d %s", c.method, c.path, p.status, p.body)
-		}
+	var fields strings.Builder
+	for i := range 10_000 {
+		fmt.Fprintf(&fields, `,"email_%d":"a@b.c"`, i)
 	}
-	if n := len(r.records()); n != 3 {
-		t.Errorf("%d records were written, want 3", n)
+	p := r.call("POST", "/v1/accounts/acme/records", `{"record_id":"a","fields":{`+fields.String()[1:]+`}}`)
+	if p.status == 413 { // the default limit of bytes came first
+		t.Fatalf("%d: %s", p.status, p.body)
 	}
-	for name, bad := range map[string]string{
-		"expiry": `[{"sha256":"` + entries[0].SHA256 + `","account":"acme","scopes":["read"],"expires":"2020-01-01"}]`,
-		"short":  `[{"sha256":"00","account":"acme","scopes":["read"]}]`,
-		"scope":  `[{"sha256":"` + entries[0].SHA256 + `","account":"acme","scopes":["admin"]}]`,
-		"none":   `[]`,
-	} {
-		if err := os.WriteFile(file, []byte(bad), 0o600); err != nil {
+	if p.status != 400 || p.problem(t).Field != "fields" || len(r.records()) != 0 {
+		t.Errorf("%d: %s", p.status, p.body)
+	}
+}
+
+// The graph to which the serving database is pinned is gone: nothing is written, and the answer names it.
+func TestGraphGone(t *testing.T) {
+	r := newRig(t, nil)
+	r.announce("v2", "g-gone", event.DatabaseStateServing)
+	r.announce("v1", "g-gone", event.DatabaseStateRetired)
+	r.launch()
+	r.Eventually("the answer names the graph", func() bool {
+		p := r.call("POST", "/v1/accounts/acme/records", `{"record_id":"a","request_id":"1","fields":{"email":"a@mail.example"}}`)
+		return p.status == http.StatusServiceUnavailable && p.problem(t).Field == "graph_version" && strings.Contains(p.body, "g-gone") && p.header.Get("Retry-After") != ""
+	})
+	p := r.call("POST", "/v1/accounts/acme/records/batch", `{"record_id":"a","request_id":"1"}`)
+	if res := p.result(t); res.Status != http.StatusServiceUnavailable || res.Field != "graph_version" {
+		t.Errorf("batch: %d %s", p.status, p.body)
+	}
+	if n := len(r.records()); n != 0 {
+		t.Errorf("%d records were written", n)
+	}
+}
+
+// A record may be sealed by its producer; it comes to the same.
+func TestSealedRecord(t *testing.T) {
+	r := newRig(t, nil)
+	r.start()
+	key := decode[seal.PublicKey](t, r.call("GET", "/v1/public-key", "").body)
+	body := func(account, id string, del bool) string {
+		t.Helper()
+		plain, err := codec.ForEmbedded[event.CustomerRecord]("customer_record").Append(nil, &event.CustomerRecord{RecordID: "r1", Fields: map[string]string{"email": "anna@mail.example"}})
+		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := loadAPIKeys(file); err == nil {
-			t.Errorf("key file %s was taken", name)
+		sealed, err := key.SealRequest(account, id, plain)
+		if err != nil {
+			t.Fatal(err)
 		}
+		b, err := json.Marshal(map[string]any{"request_id": id, "recipient_key_id": key.ID(), "sealed": sealed, "delete": del})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
 	}
+	const records = "/v1/accounts/acme/records"
+	open := r.put("acme", "1", "r1", "anna@mail.example")
+	if p := r.call("POST", records+"?wait=applied", body("acme", "2", false)); p.status != 200 || p.result(t).PersonID != open.PersonID {
+		t.Errorf("sealed: %d %s", p.status, p.body)
+	}
+	if p := r.call("POST", records, body("other", "3", false)); p.status != 400 || p.problem(t).Field != "sealed" {
+		t.Errorf("sealed for another account: %d %s", p.status, p.body)
+	}
+	if p := r.call("POST", records, strings.Replace(body("acme", "4", false), `"4"`, `"5"`, 1)); p.status != 400 || p.problem(t).Field != "sealed" {
+		t.Errorf("under another request id: %d %s", p.status, p.body)
+	}
+	if p := r.call("POST", records+"/batch", body("acme", "6", true)); p.status != 200 || p.result(t).Status != 200 || p.result(t).FCID != "" {
+		t.Errorf("sealed deletion: %d %s", p.status, p.body)
+	}
+	r.Eventually("it is deleted", func() bool { return r.call("GET", records+"/r1", "").status == 404 })
 }

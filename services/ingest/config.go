@@ -82,6 +82,9 @@ func (c Config) Validate() error {
 			bad("%s: %v is not above zero", key, d)
 		}
 	}
+	if c.API.Timeout > 0 && c.API.Timeout < time.Second {
+		bad("api.timeout: %v is less than 1s, which a broker may take to answer", c.API.Timeout)
+	}
 	if c.API.Linger < 0 || c.API.Linger > time.Second {
 		bad("api.linger: %v is not between 0s and 1s", c.API.Linger)
 	}

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
+
 	"databus/pkg/history/historytest"
 	"databus/schemas"
 	"databus/schemas/event"
@@ -62,6 +64,17 @@ func TestKafkaAway(t *testing.T) {
 	p := r.call("POST", "/v1/accounts/new/records/batch", `{"record_id":"c","request_id":"3"}`+"\n"+`{"record_id":"","request_id":"4"}`)
 	if !strings.Contains(p.body, `"status":503`) || !strings.Contains(p.body, `"status":400`) || strings.Contains(p.body, `"status":200`) {
 		t.Errorf("batch: %s", p.body)
+	}
+	// After some failures in a row calls are refused at once, with batches as a whole.
+	for !r.away() {
+		r.call("POST", "/v1/accounts/acme/records", `{"record_id":"x"}`)
+	}
+	for _, path := range []string{"/records", "/records/batch"} {
+		start := time.Now()
+		p := r.call("POST", "/v1/accounts/acme"+path, `{"record_id":"x"}`)
+		if d := time.Since(start); p.status != http.StatusServiceUnavailable || p.header.Get("Retry-After") == "" || d > 900*time.Millisecond {
+			t.Errorf("%s behind the breaker, after %v: %d %s", path, d, p.status, p.body)
+		}
 	}
 	if p := r.call("GET", "/v1/accounts/acme/records/a", ""); p.status != http.StatusOK {
 		t.Errorf("a look-up needs no Kafka: %d %s", p.status, p.body)
@@ -150,3 +163,6 @@ func TestStopInTheMiddle(t *testing.T) {
 	r.groupAtEnd("ingest.applier.v1", schemas.DatabusRecords)
 	r.modelled("v1", "model")
 }
+
+// away says whether the API refuses records at once.
+func (r *rig) away() bool { return testutil.ToFloat64(r.service.metrics.kafkaAway) == 1 }

@@ -38,6 +38,7 @@ type rig struct {
 	running bool
 	stop    func()
 	changed map[string]any
+	seen    sync.Map // operations and statuses that were answered
 }
 
 // newRig starts a world and, with start, an ingest. settings are configuration keys such as "api.max_batch".
@@ -186,6 +187,18 @@ func (s *faultyStore) Apply(ctx context.Context, changes []identity.Change) erro
 	return s.Store.Apply(ctx, changes)
 }
 
+// revokeKeys shreds an account.
+func (r *rig) revokeKeys(account string) {
+	r.t.Helper()
+	for _, k := range r.Keyring.List() {
+		if k.Account == account {
+			if err := r.Keyring.Revoke(r.t.Context(), k.KeyID); err != nil {
+				r.t.Fatal(err)
+			}
+		}
+	}
+}
+
 // reply is an answer of the API.
 type reply struct {
 	status int
@@ -237,7 +250,9 @@ func (r *rig) call(method, path, body string, headers ...string) reply {
 	if _, err := io.Copy(&b, resp.Body); err != nil {
 		r.t.Fatal(err)
 	}
-	return reply{resp.StatusCode, resp.Header, b.String()}
+	p := reply{resp.StatusCode, resp.Header, b.String()}
+	r.documented(method, path, p)
+	return p
 }
 
 // put sets a record and waits until it is applied: on a busy machine by asking again, which is a repeat.
