@@ -138,7 +138,7 @@ func (a *Archiver) upload(ctx context.Context, p *partition, o *object) (*adopti
 	if err := a.freeze(ctx, p.topic); err != nil {
 		return nil, err
 	}
-	_, err := a.bucket.Put(ctx, o.key, io.NewSectionReader(o.file, 0, o.size), blob.PutOptions{CreateOnly: true})
+	_, err := a.bucket.Put(ctx, o.key, o.body(), blob.PutOptions{CreateOnly: true})
 	if err == nil {
 		o.put = true
 		return nil, nil

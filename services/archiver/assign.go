@@ -20,10 +20,14 @@ func (a *Archiver) clientOpts() []kgo.Opt {
 	// The offsets are sent by hand (see commit.go), in the form that names topics and announces the group first.
 	versions := kversion.Stable()
 	versions.SetMaxKeyVersion(int16(kmsg.TxnOffsetCommit), 4)
-	opts := append(slices.Clone(a.Client),
+	a.mu.Lock()
+	topics := slices.Clone(a.topics)
+	a.mu.Unlock()
+	opts := append([]kgo.Opt{kgo.SessionTimeout(a.cfg.SessionTimeout), kgo.HeartbeatInterval(a.cfg.SessionTimeout / 4)}, a.Client...)
+	opts = append(opts,
 		kgo.MaxVersions(versions),
 		kgo.ConsumerGroup(Name),
-		kgo.ConsumeTopics(a.cfg.Topics...),
+		kgo.ConsumeTopics(topics...),
 		kgo.Balancers(kgo.RangeBalancer()),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		// Control records take part in the position: without them a range would never reach the end of its topic.
@@ -56,7 +60,7 @@ func (a *Archiver) joined(_ context.Context, client *kgo.Client, assigned map[st
 	if a.Progress == nil {
 		return
 	}
-	for _, topic := range a.cfg.Topics {
+	for _, topic := range a.topics {
 		a.Progress.Assigned(topic, assigned[topic]...)
 	}
 }
@@ -271,6 +275,9 @@ func (a *Archiver) healthy() (bool, string) {
 		}
 	}
 	slices.Sort(reasons)
+	if old := a.old.Load(); old != nil && *old != "" {
+		reasons = append(reasons, *old)
+	}
 	return len(reasons) == 0, strings.Join(reasons, "; ")
 }
 

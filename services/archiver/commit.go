@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-	"sync"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -13,7 +12,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"databus/pkg/archive"
-	"databus/schemas"
 	"databus/schemas/event"
 )
 
@@ -66,36 +64,10 @@ func (a *Archiver) commit(ctx context.Context, p *partition) error {
 }
 
 func (a *Archiver) transact(ctx context.Context, p *partition, value []byte) error {
-	var mu sync.Mutex
-	var failed error
-	promise := func(_ *kgo.Record, err error) {
-		mu.Lock()
-		defer mu.Unlock()
-		failed = errors.Join(failed, err)
+	if err := a.send(ctx, p, value); err != nil {
+		return err
 	}
 	f := p.object.footer
-	key := schemas.JoinKey(f.Topic, strconv.Itoa(int(f.Partition)), strconv.FormatInt(f.First, 10))
-	a.client.Produce(ctx, &kgo.Record{Topic: schemas.ArchiveFiles, Key: []byte(key), Value: value}, promise)
-	if len(p.object.dead) > 0 {
-		err := p.spool.Each(func(rec *archive.Record) error {
-			if reason, dead := p.object.dead[rec.Offset]; dead {
-				a.client.Produce(ctx, deadLetter(p, rec, reason), promise)
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	if err := a.client.Flush(ctx); err != nil {
-		return fmt.Errorf("flushing: %w", err)
-	}
-	mu.Lock()
-	err := failed
-	mu.Unlock()
-	if err != nil {
-		return fmt.Errorf("producing: %w", err)
-	}
 	if err := a.sendOffset(ctx, p, f.Next, metadata(f.SchemaID)); err != nil {
 		return err
 	}
@@ -247,7 +219,7 @@ func deadLetter(p *partition, rec *archive.Record, reason string) *kgo.Record {
 	add("databus-dead-offset", strconv.FormatInt(rec.Offset, 10))
 	add("databus-dead-service", Name)
 	return &kgo.Record{
-		Topic: schemas.MustLookup(p.topic).DeadLetter(), Key: clone(rec.Key), Value: clone(rec.Value), Headers: headers,
+		Topic: deadLetterTopic(p.topic), Key: clone(rec.Key), Value: clone(rec.Value), Headers: headers,
 		Timestamp: time.UnixMilli(rec.Timestamp),
 	}
 }

@@ -3,14 +3,17 @@ package archiver
 import (
 	"errors"
 	"fmt"
+	"path"
 	"time"
 
+	"databus/pkg/archive"
 	"databus/schemas"
 )
 
 // Config of the service, beside what every service has.
 type Config struct {
-	Topics        []string      `doc:"Topics to archive; cleanup must be delete."`
+	Topics        []string      `doc:"Topics to archive; cleanup must be delete, and a dead-letter topic (NAME.dlq) must be there."`
+	Patterns      []string      `doc:"Patterns of further topics, such as audit.*; those that are compacted or have no dead-letter topic are left out."`
 	Prefix        string        `doc:"Put before every object's name. Changing it for a topic that is archived already splits its archive."`
 	KeyFilters    []string      `doc:"Topics whose objects get a bloom filter of their keys. Frozen with the topic's first object, in _layout.json."`
 	MaxRecords    int           `doc:"Records after which an object is cut."`
@@ -20,6 +23,12 @@ type Config struct {
 	Workers       int           `doc:"Objects that are encoded and uploaded at the same time."`
 	PutTimeout    time.Duration `doc:"Longest time for one upload; then it is tried again. At most 5m."`
 	RetryMax      time.Duration `doc:"Longest pause between two attempts while the bucket or the registry is out of order."`
+	// SessionTimeout and TransactionTimeout decide how soon others take over from an instance that died.
+	SessionTimeout     time.Duration `doc:"After this time without heartbeat the group gives the partitions away."`
+	TransactionTimeout time.Duration `doc:"Kafka's transaction timeout; also how long a dead instance can hold up the manifest's readers."`
+	// AlarmAt and ExtendRetentionTo protect records that wait from the topic's retention.
+	AlarmAt           float64       `doc:"Share of a topic's retention that records may wait before the instance says that it is not well; 1 is all of it."`
+	ExtendRetentionTo time.Duration `doc:"Where records have waited that long, double the topic's retention, up to this time; 0 leaves it alone."`
 	// UnknownSchemaToDeadLetters decides about schema ids that the registry does not know.
 	UnknownSchemaToDeadLetters bool `doc:"Send records whose schema id the registry does not know to the dead letters instead of waiting."`
 }
@@ -37,6 +46,8 @@ func Default() Config {
 		Workers:       2,
 		PutTimeout:    time.Minute,
 		RetryMax:      30 * time.Second,
+
+		SessionTimeout: 10 * time.Second, TransactionTimeout: 10 * time.Second, AlarmAt: 0.5,
 	}
 }
 
@@ -48,15 +59,19 @@ func (c Config) Validate() error {
 			errs = append(errs, fmt.Errorf(format, args...))
 		}
 	}
-	check(len(c.Topics) > 0, "topics: none")
+	check(len(c.Topics)+len(c.Patterns) > 0, "topics and patterns: none")
+	for _, pattern := range c.Patterns {
+		_, err := path.Match(pattern, "x")
+		check(err == nil, "patterns: %q is none", pattern)
+	}
 	seen := map[string]bool{}
 	for _, name := range c.Topics {
 		check(!seen[name], "topics: %s is named twice", name)
 		seen[name] = true
+		check(archive.CheckTopic(name) == nil, "topics: %q is no topic's name", name)
 		topic, ok := schemas.Lookup(name)
-		check(ok, "topics: %s is not in the catalogue", name)
 		if !ok {
-			continue
+			continue // what it must be is checked against the brokers
 		}
 		check(topic.Cleanup == schemas.Delete, "topics: %s is compacted: only topics with cleanup delete keep what an archive needs", name)
 		check(topic.Schema != "", "topics: %s has no schema", name)
@@ -69,5 +84,9 @@ func (c Config) Validate() error {
 	check(c.Workers > 0 && c.Workers <= 256, "workers: %d is not in 1 to 256", c.Workers)
 	check(c.PutTimeout > 0 && c.PutTimeout <= 5*time.Minute, "put_timeout: %v is not in 0 to 5m", c.PutTimeout)
 	check(c.RetryMax > 0, "retry_max: %v is not above 0", c.RetryMax)
+	check(c.SessionTimeout >= time.Second, "session_timeout: %v is below 1s", c.SessionTimeout)
+	check(c.TransactionTimeout >= time.Second && c.TransactionTimeout <= 15*time.Minute, "transaction_timeout: %v is not in 1s to 15m", c.TransactionTimeout)
+	check(c.AlarmAt > 0, "alarm_at: %v is not above 0", c.AlarmAt)
+	check(c.ExtendRetentionTo >= 0, "extend_retention_to: %v is negative", c.ExtendRetentionTo)
 	return errors.Join(errs...)
 }

@@ -28,6 +28,8 @@ type object struct {
 	put    bool             // it is in the bucket
 }
 
+func (o *object) body() io.ReadSeeker { return io.NewSectionReader(o.file, 0, o.size) }
+
 func (o *object) close() {
 	if o.file != nil {
 		o.file.Close()

@@ -29,6 +29,8 @@ type partition struct {
 
 	spool      *spool
 	firstTime  int64 // timestamp of the range's first record
+	waiting    bool  // a record of the range has been read
+	oldest     int64 // its timestamp
 	lastAppend time.Time
 
 	due     bool      // the range is cut: [first, position)
@@ -86,6 +88,9 @@ func (p *partition) feed(now time.Time, l limits) error {
 		}
 		if !r.Attrs.IsControl() {
 			rec := record(r)
+			if !p.waiting {
+				p.waiting, p.oldest = true, rec.Timestamp
+			}
 			if p.adopt != nil {
 				if err := p.adopt.take(&rec, p.spool); err != nil {
 					return err
@@ -122,6 +127,9 @@ func (p *partition) feed(now time.Time, l limits) error {
 // begin starts a new, empty range at first, with nothing of the old one left.
 func (p *partition) begin(first int64) error {
 	p.dropObject()
+	if first != p.first { // else the same record waits on
+		p.waiting = false
+	}
 	p.first, p.due, p.firstTime = first, false, 0
 	return p.spool.Reset()
 }

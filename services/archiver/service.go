@@ -7,7 +7,9 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -35,7 +37,12 @@ func New(ctx context.Context, env *service.Env, cfg Config) (service.Runner, err
 	if err != nil {
 		return nil, err
 	}
+	var hook func(Step, string, int32) error
+	if env.Crash != nil {
+		hook = func(step Step, _ string, _ int32) error { return env.Crash(string(step)) }
+	}
 	return Open(cfg, Parts{
+		Hook: hook, TransactionTimeout: cfg.TransactionTimeout,
 		Client: env.KafkaOpts(), InstanceID: env.GroupInstanceID(Name), TransactionalID: env.TransactionalID(Name),
 		Bucket: bucket, Codec: env.Codec, SpoolDir: filepath.Join(env.StateDir, "spool"),
 		Log: env.Log, Metrics: env.Metrics, Progress: env.Progress(Name), Health: env.Health,
@@ -93,7 +100,14 @@ type Archiver struct {
 	compiled sync.Map // topic/id -> *archive.Schema
 	frozen   sync.Map // topics whose layout is known to be this one's
 
-	mu         sync.Mutex // of what rebalances change
+	topicsEvery time.Duration
+	aged        time.Time              // when watchAge looked last
+	old         atomic.Pointer[string] // what waits for too long; read by health checks
+
+	mu         sync.Mutex // of what rebalances and watchTopics change
+	topics     []string
+	retention  map[string]time.Duration
+	leftOut    map[string]bool // reasons that were logged
 	partitions map[tp]*partition
 	metadata   map[tp]string // of the committed offsets, between fetching and assigning them
 	member     string
@@ -127,6 +141,7 @@ func Open(cfg Config, parts Parts) (*Archiver, error) {
 		},
 		manifest:   codec.For[event.ArchiveFile](parts.Codec, schemas.ArchiveFiles),
 		partitions: map[tp]*partition{}, metadata: map[tp]string{}, generation: -1, opened: make(chan struct{}),
+		topics: slices.Clone(cfg.Topics), retention: map[string]time.Duration{}, leftOut: map[string]bool{}, topicsEvery: topicsEvery,
 	}
 	var err error
 	if a.metrics, err = newMetrics(parts.Metrics, a); err != nil {
@@ -146,6 +161,9 @@ const pollRecords = 20_000
 
 // Run archives until ctx is done. What is spooled then is left for the next start.
 func (a *Archiver) Run(ctx context.Context) error {
+	if err := a.chooseTopics(ctx); err != nil || ctx.Err() != nil {
+		return err
+	}
 	client, err := kgo.NewClient(a.clientOpts()...)
 	if err != nil {
 		return fmt.Errorf("opening the Kafka client: %w", err)
@@ -163,6 +181,9 @@ func (a *Archiver) Run(ctx context.Context) error {
 	if err := a.waitForManifest(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
+	watching, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go a.watchTopics(watching)
 	tick := min(500*time.Millisecond, max(20*time.Millisecond, a.cfg.Idle/4))
 	for {
 		pollCtx, cancel := context.WithTimeout(ctx, tick)
@@ -184,6 +205,7 @@ func (a *Archiver) Run(ctx context.Context) error {
 			}
 			return err
 		}
+		a.watchAge(ctx, time.Now())
 		a.client.AllowRebalance()
 	}
 }

@@ -411,9 +411,9 @@ func TestConfig(t *testing.T) {
 	if err := archiver.Default().Validate(); err != nil {
 		t.Fatal(err)
 	}
-	bad := archiver.Config{Topics: []string{"no.such.topic", schemas.UsageCounts, schemas.UsageEvents, schemas.UsageEvents}}
+	bad := archiver.Config{Patterns: []string{"a[", "ok.*"}, Topics: []string{"no/topic", schemas.UsageCounts, schemas.UsageEvents, schemas.UsageEvents}}
 	err := bad.Validate()
-	for _, want := range []string{"no.such.topic is not in the catalogue", "usage.counts is compacted", "named twice", "max_records", "workers", "put_timeout", "idle"} {
+	for _, want := range []string{"no topic's name", "patterns", "session_timeout", "alarm_at", "usage.counts is compacted", "named twice", "max_records", "workers", "put_timeout", "idle"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("no word of %q in: %v", want, err)
 		}
