@@ -31,6 +31,9 @@ type Topic struct {
 	Retention time.Duration
 	// MinCompactionLag is min.compaction.lag.ms: how long every version of a key stays readable at least.
 	MinCompactionLag time.Duration
+	// MaxCompactionLag is max.compaction.lag.ms: how long an event that a later one of its key replaced stays on disk at
+	// most, the active segment included; 0 sets no bound.
+	MaxCompactionLag time.Duration
 	// AppendTime says that the broker sets the timestamp (message.timestamp.type=LogAppendTime).
 	AppendTime bool
 	// Producers and Consumers name services, "api" for callers outside of Databus and "cli" for operators' commands.
@@ -151,8 +154,10 @@ func Catalogue() []Topic {
 			Producers: []string{"limiter"}, Consumers: []string{"limiter"}, Doc: "State of the limiter; rows and markers are in the partition of the inputs they come from."},
 		{Name: IngestChangelog, Key: "store/row key, or marker", Schema: "changelog_entry", Partitions: 8, Cleanup: Compact,
 			Producers: []string{"ingest"}, Consumers: []string{"ingest"}, Doc: "State of ingest's evidence loop: recent requests per record; rows and markers are in the partition of the inputs they come from."},
-		{Name: KeysEvents, Key: "account/key id", PartitionBy: 1, Schema: "key_event", Partitions: 8, Cleanup: Compact,
-			Producers: []string{"ingest", "cli"}, Consumers: []string{"ingest", "rebuilder", "catchup"}, Doc: "Life of data keys, wrapped."},
+		{Name: KeysEvents, Key: "account/key id; account/shred.id, with /holder for receipts; _holders/name; _databases/version", PartitionBy: 1,
+			Schema: "key_event", Partitions: 8, Cleanup: Compact, MaxCompactionLag: day, Pseudonymous: []string{"record_key"},
+			Producers: []string{"ingest", "rebuilder", "catchup", "cli"}, Consumers: []string{"ingest", "rebuilder", "catchup", "cli"},
+			Doc: "Life of data keys, wrapped; who has dropped the revoked ones."},
 	}
 }
 

@@ -123,6 +123,7 @@ func (c topicsListCmd) Run(g *Globals) error {
 			printJSON(g.Out, map[string]any{
 				"topic": t.Name, "key": t.Key, "partition_by": t.PartitionBy, "partitions": t.Partitions, "schema": t.Schema,
 				"cleanup": t.Cleanup, "retention_ms": t.Retention.Milliseconds(), "min_compaction_lag_ms": t.MinCompactionLag.Milliseconds(),
+				"max_compaction_lag_ms": t.MaxCompactionLag.Milliseconds(),
 				"append_time": t.AppendTime, "producers": t.Producers, "consumers": t.Consumers, "pseudonymous": t.Pseudonymous, "personal": t.Personal, "doc": t.Doc,
 			})
 		}
@@ -144,6 +145,9 @@ func (c topicsListCmd) Run(g *Globals) error {
 func cleanup(t schemas.Topic) string {
 	if t.Cleanup == schemas.Delete {
 		return "delete " + period(t.Retention)
+	}
+	if t.MaxCompactionLag > 0 {
+		return "compact, max lag " + period(t.MaxCompactionLag)
 	}
 	if t.MinCompactionLag > 0 {
 		return "compact, min lag " + period(t.MinCompactionLag)

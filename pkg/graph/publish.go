@@ -16,6 +16,7 @@ import (
 
 	"databus/pkg/blob"
 	"databus/pkg/follow"
+	"databus/pkg/seal"
 	"databus/schemas"
 	"databus/schemas/codec"
 	"databus/schemas/event"
@@ -36,7 +37,8 @@ type Sink struct {
 	Log    *slog.Logger
 }
 
-// BuildFromTopic reads identity.observations up to its end now, builds the graph, puts its file into the bucket and
+// BuildFromTopic reads identity.observations up to its end now, without what comes from accounts and records that were
+// shredded before, builds the graph, puts its file into the bucket and
 // announces the version on identity.graphs. Calling it again with the same version succeeds when the evidence gives the
 // same file, and is refused otherwise: versions are immutable.
 func BuildFromTopic(ctx context.Context, sink Sink, version string) (*Built, *event.GraphVersion, error) {
@@ -51,6 +53,11 @@ func BuildFromTopic(ctx context.Context, sink Sink, version string) (*Built, *ev
 
 // evidence returns the newest observation of each evidence id. The log's order decides, not clocks.
 func (s Sink) evidence(ctx context.Context) (map[string]Evidence, []event.EvidencePosition, error) {
+	// Their evidence is withdrawn by the command that shreds; what is still on its way then must not count either.
+	shredded, err := seal.ReadShredded(ctx, s.Kafka, s.Codec)
+	if err != nil {
+		return nil, nil, err
+	}
 	serde := codec.For[event.Observation](s.Codec, schemas.IdentityObservations)
 	newest := map[string]Evidence{}
 	var failed atomic.Pointer[error]
@@ -67,6 +74,9 @@ func (s Sink) evidence(ctx context.Context) (map[string]Evidence, []event.Eviden
 		}
 		var o event.Observation
 		err := serde.Decode(ctx, rec.Value, &o)
+		if err == nil && shredded.Evidence(o.Source, o.EvidenceID) {
+			return
+		}
 		if err == nil {
 			newest[key], err = FromObservation(&o)
 		}

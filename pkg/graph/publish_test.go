@@ -26,7 +26,7 @@ func observation(n *graph.Normaliser, id string, seconds int64, fields map[strin
 }
 
 func TestBuildFromTopicAndLoad(t *testing.T) {
-	bed := kafkatest.New(t, schemas.IdentityObservations, schemas.IdentityGraphs)
+	bed := kafkatest.New(t, schemas.IdentityObservations, schemas.IdentityGraphs, schemas.KeysEvents)
 	n, err := graph.NewNormaliser([32]byte{1}, "AU")
 	if err != nil {
 		t.Fatal(err)

@@ -22,24 +22,27 @@ const (
 	Repeat
 	// Dead: the record can never become a row; the row stays as it is.
 	Dead
+	// Shredded: the version counts like an applied one, and its row is a deleted one, because its key is revoked.
+	Shredded
 )
 
 func (o Outcome) String() string {
-	return [...]string{"applied", "superseded", "repeat", "dead"}[o]
+	return [...]string{"applied", "superseded", "repeat", "dead", "shredded"}[o]
 }
 
 // Result is the outcome of one input.
 type Result struct {
 	Outcome Outcome
-	// Row is the version's row when it was applied.
+	// Row is the version's row when it was applied or shredded.
 	Row Row
 	// Err says why a record is dead.
 	Err error
 }
 
-// Rower makes a version's row; *Resolver is one.
+// Rower makes a version's row, and says which keys are revoked; *Resolver is one.
 type Rower interface {
 	Row(ctx context.Context, g *graph.Graph, in *Input) (Row, error)
+	Revoked(ctx context.Context, keyID string) (bool, error)
 }
 
 // Applier folds versions into the tables of a database that is pinned to one graph version.
@@ -91,12 +94,52 @@ func (a *Applier) Apply(ctx context.Context, store Store, batch []Input) ([]Resu
 	if err := store.Apply(ctx, changes); err != nil {
 		return nil, err
 	}
-	return results, nil
+	return results, a.recheck(ctx, store, changes)
+}
+
+// recheck shreds rows of which the key was revoked while they were written: a sweep may have been by already. Where this
+// process ends before it, the batch is applied again, and read does the same.
+func (a *Applier) recheck(ctx context.Context, store Store, changes []Change) error {
+	revoked := a.revocations()
+	var late []Change
+	for i := range changes {
+		row := &changes[i].New
+		is, err := revoked(ctx, row)
+		if err != nil {
+			return err
+		}
+		if is {
+			late = append(late, Change{New: row.Marker(), Left: []Place{row.Place()}})
+		}
+	}
+	if len(late) == 0 {
+		return nil
+	}
+	return store.Apply(ctx, late)
+}
+
+// revocations asks once for each key.
+func (a *Applier) revocations() func(context.Context, *Row) (bool, error) {
+	known := map[string]bool{}
+	return func(ctx context.Context, row *Row) (bool, error) {
+		if row.KeyID == "" {
+			return false, nil
+		}
+		is, ok := known[row.KeyID]
+		if !ok {
+			var err error
+			if is, err = a.Rows.Revoked(ctx, row.KeyID); err != nil {
+				return false, fmt.Errorf("asking whether a key is revoked: %w", err)
+			}
+			known[row.KeyID] = is
+		}
+		return is, nil
+	}
 }
 
 func recordOf(in *Input) [2]string { return [2]string{in.Record.Account, in.Record.RecordKey} }
 
-// read gets the stored rows of the batch's records, each once.
+// read gets the stored rows of the batch's records, each once. One of which the key is revoked is shredded with this batch.
 func (a *Applier) read(ctx context.Context, store Store, batch []Input) (map[[2]string]*fold, [][2]string, error) {
 	folds := map[[2]string]*fold{}
 	var order [][2]string
@@ -111,6 +154,7 @@ func (a *Applier) read(ctx context.Context, store Store, batch []Input) (map[[2]
 	if readers <= 0 {
 		readers = 32
 	}
+	outer := ctx
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(readers)
 	for _, id := range order {
@@ -125,6 +169,17 @@ func (a *Applier) read(ctx context.Context, store Store, batch []Input) (map[[2]
 	}
 	if err := group.Wait(); err != nil {
 		return nil, nil, fmt.Errorf("reading stored rows: %w", err)
+	}
+	revoked := a.revocations()
+	for _, id := range order {
+		f := folds[id]
+		is, err := revoked(outer, &f.row)
+		if err != nil {
+			return nil, nil, err
+		}
+		if is {
+			f.row, f.changed = f.row.Marker(), true
+		}
 	}
 	return folds, order, nil
 }
@@ -154,9 +209,13 @@ func (a *Applier) fold(ctx context.Context, f *fold, in *Input) (Result, error) 
 		return Result{}, err
 	}
 	row.Recent = recent
+	outcome := Applied
+	if row.Shredded {
+		outcome, row.Shredded = Shredded, false
+	}
 	f.row, f.changed = row, true
 	if !slices.Contains(f.places, row.Place()) {
 		f.places = append(f.places, row.Place())
 	}
-	return Result{Outcome: Applied, Row: row}, nil
+	return Result{Outcome: outcome, Row: row}, nil
 }

@@ -360,7 +360,7 @@ func (s *cassandraStore) apply(ctx context.Context, c *Change) error {
 		return s.query(t.InsertCQL(s.name), append(values, c.New.Version)...).ExecContext(ctx)
 	}
 	for _, t := range []Table{ByPerson, ByFCID} {
-		if t.Holds(&c.New) {
+		if t.Holds(&c.New) && !c.Remove {
 			if err := insert(t); err != nil {
 				return err
 			}
@@ -389,5 +389,9 @@ func (s *cassandraStore) apply(ctx context.Context, c *Change) error {
 			return err
 		}
 	}
+	if c.Remove {
+		return nil
+	}
+	// At equal timestamps nulls win over values and true over false: a marker replaces its row, and stays.
 	return insert(ByKey)
 }

@@ -210,11 +210,18 @@ func TestResolveAndRowAgree(t *testing.T) {
 			t.Errorf("%s: plaintext in the error", name)
 		}
 	}
-	if err := ring.Revoke(t.Context(), in.Record.KeyID); err != nil {
+	if _, err := ring.Shred(t.Context(), seal.Shred{Account: "acme"}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Row(t.Context(), g2, in); !errors.Is(err, seal.ErrRevoked) || !identity.IsDead(err) {
-		t.Errorf("a revoked key: %v", err)
+	left, err := r.Row(t.Context(), g2, in)
+	if err != nil || !left.Shredded || !left.Deleted || left.Version == 0 || left.FCID+left.PersonID+left.KeyID != "" || left.Sealed != nil {
+		t.Errorf("a revoked key: %+v, %v", left, err)
+	}
+	if _, err := r.Payload(t.Context(), in.Record); !errors.Is(err, seal.ErrRevoked) || !identity.IsDead(err) {
+		t.Errorf("a revoked key opens: %v", err)
+	}
+	if o, err := r.Observation(t.Context(), in, time.Now()); err != nil || o.Relation != event.RelationWithdrawn || len(o.Identifiers) != 0 {
+		t.Errorf("evidence of a shredded record: %+v, %v", o, err)
 	}
 	if _, err := r.Resolve(t.Context(), g2, upsert("canary-4", fields)); !errors.Is(err, seal.ErrRevoked) {
 		t.Errorf("sealing for a shredded account: %v", err)

@@ -355,36 +355,41 @@ func (s *pebbleStore) Apply(ctx context.Context, changes []Change) error {
 func (s *pebbleStore) write(b *pebble.Batch, changes []Change) error {
 	s.apply.Lock()
 	defer s.apply.Unlock()
-	versions := map[[2]string]int64{} // of records that this batch has changed already
+	latest := map[[2]string]Row{} // versions of records that this batch has changed already
 	for i := range changes {
 		row := &changes[i].New
 		if err := row.check(); err != nil {
 			return err
 		}
 		id := [2]string{row.Account, row.RecordKey}
-		stored, ok := versions[id]
+		stored, ok := latest[id]
 		if !ok {
-			old, _, err := s.get(row)
-			if err != nil {
+			var err error
+			if stored, _, err = s.get(row); err != nil {
 				return err
 			}
-			stored = old.Version
 		}
-		if row.Version <= stored {
+		shreds := row.Version == stored.Version && row.Deleted && !stored.Deleted
+		if row.Version <= stored.Version && !shreds && !changes[i].Remove {
 			continue
 		}
-		versions[id] = row.Version
+		if !changes[i].Remove {
+			latest[id] = *row
+		}
 		for _, t := range Tables() {
 			for _, left := range changes[i].Left {
 				if t.place == nil || t.place(left) == "" || t.place(left) == t.place(row.Place()) {
 					continue
+				}
+				if changes[i].Remove && t.place(left) == t.place(stored.Place()) {
+					continue // a later version stands there now
 				}
 				gone := Row{Account: row.Account, RecordKey: row.RecordKey, FCID: left.FCID, PersonID: left.PersonID}
 				if err := b.Delete(s.key(t, &gone, len(t.Key())), nil); err != nil {
 					return err
 				}
 			}
-			if t.Holds(row) {
+			if t.Holds(row) && !changes[i].Remove {
 				if err := b.Set(s.key(t, row, len(t.Key())), t.encode(row), nil); err != nil {
 					return err
 				}

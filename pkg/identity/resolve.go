@@ -31,8 +31,9 @@ func (e *Invalid) Error() string { return "request is not valid: " + e.Field + "
 
 // Keyring is what a Resolver needs of seal.Keyring.
 type Keyring interface {
-	Sealer(ctx context.Context, account string) (*seal.DataKey, error)
+	Sealer(ctx context.Context, account, recordKey string) (*seal.DataKey, error)
 	Open(ctx context.Context, dst []byte, rec *event.DatabusRecord) ([]byte, error)
+	Revoked(ctx context.Context, keyID string) (bool, error)
 }
 
 // Resolver goes both ways between customers' records and what the Databus holds of them.
@@ -152,7 +153,7 @@ func printable(s string, limit int) bool {
 
 // Resolve is the one way from a request to a version of a record: it validates, derives the record key, normalises and
 // hashes identifiers, finds the person in the graph and seals. It is a function of its arguments and the keys, the
-// nonce of the seal aside. Errors: *Invalid; seal.ErrRevoked where the account was shredded; what keeps keys from being
+// nonce of the seal aside. Errors: *Invalid; seal.ErrRevoked where the account or the record was shredded; what keeps keys from being
 // known.
 func (r *Resolver) Resolve(ctx context.Context, g *graph.Graph, q *Request) (*Resolution, error) {
 	if err := q.Validate(); err != nil {
@@ -182,7 +183,7 @@ func (r *Resolver) Resolve(ctx context.Context, g *graph.Graph, q *Request) (*Re
 	if err != nil {
 		return nil, fmt.Errorf("resolving a record: %w", err)
 	}
-	key, err := r.keyring.Sealer(ctx, q.Account)
+	key, err := r.keyring.Sealer(ctx, q.Account, rec.RecordKey)
 	if err != nil {
 		return nil, fmt.Errorf("resolving a record: %w", err)
 	}

@@ -25,6 +25,15 @@ type Row struct {
 	PayloadSchema, Sealed []byte
 	// Recent is kept in records_by_key only.
 	Recent Recent
+
+	// Shredded says of a row that was just made that it is Deleted because its key is revoked. It is not stored: in a
+	// database a shredded record is a deleted one.
+	Shredded bool
+}
+
+// Marker is what is left of the row when its record is deleted or shredded: its version, and the request ids before it.
+func (r *Row) Marker() Row {
+	return Row{Account: r.Account, RecordKey: r.RecordKey, Deleted: true, Version: r.Version, Recent: r.Recent}
 }
 
 // Place is where a row stands in the tables by person and by FCID. The zero Place is nowhere.

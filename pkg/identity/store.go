@@ -23,6 +23,8 @@ type Change struct {
 	// every version folded into this change. The latter matter after a crash: an earlier attempt may have written
 	// one of them and not reached records_by_key.
 	Left []Place
+	// Remove leaves records_by_key and New's own rows alone: only what is Left is deleted, as of New.Version.
+	Remove bool
 }
 
 // Store is one database version: three tables in a keyspace. The suite in identitytest holds for every implementation.
@@ -44,8 +46,8 @@ type Store interface {
 	// Apply makes changes durable, those of one record in the order given. Within a change the rows by person and by
 	// FCID are written first, then what the record left is deleted, and records_by_key comes last: a row there
 	// means that the others are complete. All of it carries New.Version as write timestamp. Applying a change
-	// again changes nothing, and a change that is not above the stored version does not touch records_by_key; the
-	// caller does not apply such changes otherwise. After an error each change may be applied, in part or not.
+	// again changes nothing, and a change that is not above the stored version does not touch records_by_key, unless it
+	// replaces a row by its Marker, which is final for that version; the caller does not apply such changes otherwise. After an error each change may be applied, in part or not.
 	Apply(ctx context.Context, changes []Change) error
 
 	// Scan calls fn for every row of a table, in an order of its own: keys in Pebble, tokens in Cassandra. It may or

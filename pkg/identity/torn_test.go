@@ -146,3 +146,5 @@ func TestTornBatchesLeaveNothingBehind(t *testing.T) {
 		t.Errorf("only %d batches were torn", tears)
 	}
 }
+
+func (plainRows) Revoked(context.Context, string) (bool, error) { return false, nil }

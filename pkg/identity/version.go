@@ -22,8 +22,9 @@ var (
 	ErrPayloadSchema = errors.New("payload's schema is unknown; upgrade this service")
 )
 
-// IsDead says that a record can never become a row: its key is revoked or never existed, its bytes were changed, or it
-// breaks the model. Such a record is counted and skipped by every reader alike. Other errors may pass: stop and retry.
+// IsDead says that a record can never be opened: its key is revoked or never existed, its bytes were changed, or it
+// breaks the model. Such a record is counted and skipped by every reader alike, but for one that was shredded: that one
+// is a deleted record in every database, see Resolver.Row. Other errors may pass: stop and retry.
 func IsDead(err error) bool {
 	for _, dead := range []error{ErrInvalidRecord, seal.ErrRevoked, seal.ErrUnknownKey, seal.ErrTampered, graph.ErrIdentifier} {
 		if errors.Is(err, dead) {
@@ -93,7 +94,8 @@ func (r *Resolver) identifiers(ctx context.Context, rec *event.DatabusRecord) ([
 }
 
 // Row is the one way from a version of a record to its row under a graph version. Recent, which depends on the
-// versions before, is left out.
+// versions before, is left out. A version that was shredded is a deleted one: so revoking a key changes what a row holds, and
+// never which version it is or which request counts as a repeat, and databases that were filled before and after agree.
 func (r *Resolver) Row(ctx context.Context, g *graph.Graph, in *Input) (Row, error) {
 	if err := in.Validate(); err != nil {
 		return Row{}, err
@@ -109,6 +111,10 @@ func (r *Resolver) Row(ctx context.Context, g *graph.Graph, in *Input) (Row, err
 		return row, nil
 	}
 	ids, err := r.identifiers(ctx, rec)
+	if errors.Is(err, seal.ErrRevoked) {
+		row.Deleted, row.Shredded = true, true
+		return row, nil
+	}
 	if err != nil {
 		return Row{}, err
 	}
@@ -121,8 +127,17 @@ func (r *Resolver) Row(ctx context.Context, g *graph.Graph, in *Input) (Row, err
 	return row, nil
 }
 
+// Revoked says whether a data key is revoked; one that is not known is not.
+func (r *Resolver) Revoked(ctx context.Context, keyID string) (bool, error) {
+	revoked, err := r.keyring.Revoked(ctx, keyID)
+	if errors.Is(err, seal.ErrUnknownKey) {
+		return false, nil
+	}
+	return revoked, err
+}
+
 // Observation is the evidence in a version of a record: its identifiers belong together. The evidence id is the
-// record's key, so a newer version replaces an older one's, and a delete withdraws it. firstSeen is the append time of
+// record's key, so a newer version replaces an older one's, and a delete withdraws it, as does a shredded version. firstSeen is the append time of
 // the record's first version, or of this one where that is not known. The RECORD identifier is left out, because no
 // other record can have it.
 func (r *Resolver) Observation(ctx context.Context, in *Input, firstSeen time.Time) (*event.Observation, error) {
@@ -138,6 +153,9 @@ func (r *Resolver) Observation(ctx context.Context, in *Input, firstSeen time.Ti
 		return o, nil
 	}
 	ids, err := r.identifiers(ctx, rec)
+	if errors.Is(err, seal.ErrRevoked) {
+		return o, nil
+	}
 	if err != nil {
 		return nil, err
 	}

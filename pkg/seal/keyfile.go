@@ -18,8 +18,8 @@ import (
 // Keys are the secrets of a deployment. Every service that seals, opens or resolves has the same ones. They print as
 // "[redacted]" whichever way they are printed.
 type Keys struct {
-	kekID    string
-	kek      [32]byte
+	kekID    string // the key-encryption key that wraps; see UseAWSKMS
+	keks     map[string]kek
 	pepper   [32]byte
 	hpkeID   string
 	hpke     [32]byte // X25519 scalar
@@ -121,11 +121,12 @@ func parse(data []byte) (*Keys, error) {
 		return nil, fmt.Errorf("version %d is unknown", file.Version)
 	}
 	k := &Keys{kekID: file.KEK.ID, hpkeID: file.HPKE.ID}
+	var local localKEK
 	for _, part := range []struct {
 		name string
 		hex  string
 		dst  *[32]byte
-	}{{"key_encryption_key", file.KEK.Key, &k.kek}, {"pepper", file.Pepper, &k.pepper}, {"hpke_private_key", file.HPKE.Key, &k.hpke}} {
+	}{{"key_encryption_key", file.KEK.Key, (*[32]byte)(&local)}, {"pepper", file.Pepper, &k.pepper}, {"hpke_private_key", file.HPKE.Key, &k.hpke}} {
 		b, err := hex.DecodeString(part.hex)
 		if err != nil || len(b) != 32 {
 			return nil, fmt.Errorf("%s is not 32 bytes in hex", part.name)
@@ -138,6 +139,7 @@ func parse(data []byte) (*Keys, error) {
 	if _, err := ecdh.X25519().NewPrivateKey(k.hpke[:]); err != nil {
 		return nil, errors.New("hpke_private_key is no X25519 key")
 	}
+	k.keks = map[string]kek{k.kekID: &local}
 	k.identity = k.derive("databus/identifier-pepper/1", "")
 	return k, nil
 }
@@ -163,7 +165,7 @@ func (k *Keys) AccountIDKey(account string) [32]byte {
 // graph.
 func (k *Keys) IdentifierPepper() [32]byte { return k.identity }
 
-// KEKID names the key-encryption key.
+// KEKID names the key-encryption key that wraps new data keys.
 func (k *Keys) KEKID() string { return k.kekID }
 
 // PublicKey is the key to which producers seal requests.

@@ -3,12 +3,11 @@ package seal
 import (
 	"cmp"
 	"context"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,49 +28,97 @@ type Options struct {
 	Keys  *Keys
 	// Cache is how many unwrapped data keys are kept at most; 0 means 4096.
 	Cache int
+	// Holder is the stable name of this process, 1 to 200 characters of [A-Za-z0-9._-], under which it says that it has
+	// dropped revoked keys. A process that is gone soon, such as a command, has none; the lease holds for it as well.
+	Holder string
+	// Lease is the package's Lease unless a test sets it.
+	Lease time.Duration
 	Log   *slog.Logger
 }
 
 // Keyring follows keys.events and holds every account's data keys, wrapped; the ones in use also unwrapped.
+//
+// Memory: about 0.6 KB for each key on keys.events, records' own included, and 1.1 KB more for each unwrapped one, of which
+// there are at most Options.Cache (4.5 MB by default). `make bench-seal` measures both.
 type Keyring struct {
 	keys     *Keys
 	serde    *codec.Serde[event.KeyEvent]
 	follower *follow.Follower
 	producer *kgo.Client
 	log      *slog.Logger
-	limit    int
-	cancel   context.CancelFunc
+	cache    cache
+	lease    lease
+	// revocations counts events that revoke keys, or say that everybody knows.
+	revocations atomic.Int64
+	cancel      context.CancelFunc
 
 	mu       sync.RWMutex
 	byID     map[string]*entry
 	accounts map[string]*account
+	shreds   shreds
 
-	cacheMu sync.Mutex // guards the number of open entries
-	open    int
-
-	creating sync.Mutex // one creation at a time in this process
+	creating [64]sync.Mutex // by account or record: one creation of its key at a time in this process
 }
 
-// entry is a data key as its newest event has it.
+// entry is a data key as its newest event has it. It is replaced, never changed, but for what is unwrapped.
 type entry struct {
 	id, account string
-	offset      int64 // of the event, in the account's partition
+	record      string // record key; "" for a key of the account
+	parent      string // id of the account's key that wraps it; "" for a key of the account
+	perRecord   bool   // wraps records' keys and seals no records
+	offset      int64  // of the event, in the account's partition
 	kind        event.KeyEventKind
 	wrapped     []byte
 	kekID       string
-	unwrapped   atomic.Pointer[DataKey]
-	recently    atomic.Bool
+	at          time.Time
+	seen        time.Time // when this process handled the event
+
+	unwrapping sync.Mutex // so that a key-encryption key's service is asked once
+	unwrapped  atomic.Pointer[DataKey]
+	recently   atomic.Bool
 }
 
-// account lists an account's keys by the offset of their newest event.
-type account struct{ keys []*entry }
+func (e *entry) revoked() bool { return e.kind == event.KeyEventKindRevoked }
+
+// account lists an account's keys by the offset of their newest event, and those of its records by record key.
+type account struct {
+	keys    []*entry
+	records map[string][]*entry
+}
+
+// list is where an entry belongs.
+func (a *account) list(e *entry) []*entry {
+	if e.record == "" {
+		return a.keys
+	}
+	return a.records[e.record]
+}
+
+func (a *account) set(e *entry, list []*entry) {
+	switch {
+	case e.record == "":
+		a.keys = list
+	case len(list) == 0:
+		delete(a.records, e.record)
+	default:
+		if a.records == nil {
+			a.records = map[string][]*entry{}
+		}
+		a.records[e.record] = list
+	}
+}
 
 // OpenKeyring starts to follow keys.events. It returns before all keys are known: see Ready.
 func OpenKeyring(ctx context.Context, o Options) (*Keyring, error) {
-	k := &Keyring{
-		keys: o.Keys, serde: codec.For[event.KeyEvent](o.Codec, schemas.KeysEvents), log: o.Log, limit: cmp.Or(o.Cache, 4096),
-		byID: map[string]*entry{}, accounts: map[string]*account{},
+	if strings.Trim(o.Holder, holderChars) != "" || len(o.Holder) > 200 {
+		return nil, fmt.Errorf("opening keyring: %q is no name of a holder", o.Holder)
 	}
+	k := &Keyring{
+		keys: o.Keys, serde: codec.For[event.KeyEvent](o.Codec, schemas.KeysEvents), log: o.Log,
+		byID: map[string]*entry{}, accounts: map[string]*account{}, shreds: newShreds(),
+	}
+	k.cache.limit = cmp.Or(o.Cache, 4096)
+	k.lease.init(o.Holder, cmp.Or(o.Lease, Lease))
 	if k.log == nil {
 		k.log = slog.New(slog.DiscardHandler)
 	}
@@ -91,6 +138,7 @@ func OpenKeyring(ctx context.Context, o Options) (*Keyring, error) {
 		k.producer.Close()
 		return nil, fmt.Errorf("opening keyring: %w", err)
 	}
+	go k.maintain(ctx)
 	return k, nil
 }
 
@@ -100,11 +148,27 @@ func (k *Keyring) Ready(ctx context.Context) error { return k.follower.Ready(ctx
 // IsReady is Ready without waiting.
 func (k *Keyring) IsReady() bool { return k.follower.IsReady() }
 
-// Close stops following.
+// CaughtUp waits until every key event that is acknowledged now is known.
+func (k *Keyring) CaughtUp(ctx context.Context) error { return k.confirm(ctx) }
+
+// Positions are the next offsets of keys.events, by partition: what is before them is known.
+func (k *Keyring) Positions() []int64 {
+	at := k.follower.Positions()
+	list := make([]int64, k.follower.Partitions())
+	for p := range list {
+		list[p] = at[int32(p)]
+	}
+	return list
+}
+
+// Close stops following and takes the holder's name back.
 func (k *Keyring) Close() {
 	k.cancel()
+	<-k.lease.done
+	k.resign()
 	k.follower.Close()
 	k.producer.Close()
+	k.cache.clear()
 }
 
 func (k *Keyring) handle(ctx context.Context, rec *kgo.Record) {
@@ -112,62 +176,94 @@ func (k *Keyring) handle(ctx context.Context, rec *kgo.Record) {
 		k.drop(string(rec.Key))
 		return
 	}
-	var ev event.KeyEvent
+	ev, ok := decode(ctx, k.serde, rec, k.log)
+	if !ok {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch ev.Kind {
+	case event.KeyEventKindCreated, event.KeyEventKindRotated, event.KeyEventKindRevoked:
+		k.put(&entry{id: ev.KeyID, account: ev.Account, record: ev.RecordKey, parent: ev.ParentKeyID, perRecord: ev.PerRecord,
+			offset: rec.Offset, kind: ev.Kind, wrapped: ev.WrappedKey, kekID: ev.KekID, at: ev.At, seen: time.Now()})
+	default:
+		k.shreds.put(ev, rec.Offset)
+	}
+	switch ev.Kind {
+	case event.KeyEventKindShred:
+		k.lease.wake()
+	case event.KeyEventKindRevoked, event.KeyEventKindShredded:
+		k.revocations.Add(1)
+	}
+}
+
+// decode waits for the registry, or for a schema that it does not know yet: going on without a key would turn its records
+// into dead ones. False for what can never be read, and when ctx is done.
+func decode(ctx context.Context, serde *codec.Serde[event.KeyEvent], rec *kgo.Record, log *slog.Logger) (*event.KeyEvent, bool) {
+	ev := new(event.KeyEvent)
 	for wait := 100 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		err := k.serde.Decode(ctx, rec.Value, &ev)
+		err := serde.Decode(ctx, rec.Value, ev)
 		if err == nil {
 			break
 		}
-		k.log.Error("key event is not readable", "topic", rec.Topic, "partition", rec.Partition, "offset", rec.Offset,
+		log.Error("key event is not readable", "topic", rec.Topic, "partition", rec.Partition, "offset", rec.Offset,
 			"retry", !codec.IsPoison(err), "error", err)
 		if codec.IsPoison(err) {
-			return
+			return nil, false
 		}
-		// Registry or schema missing: going on without the key would turn its records into dead ones.
 		select {
 		case <-ctx.Done():
-			return
+			return nil, false
 		case <-time.After(wait):
 		}
 	}
 	if ev.KeyID != string(rec.Key) {
-		k.log.Error("key event names another key than its record key", "partition", rec.Partition, "offset", rec.Offset)
-		return
+		log.Error("key event names another key than its record key", "partition", rec.Partition, "offset", rec.Offset)
+		return nil, false
 	}
-	switch ev.Kind {
-	case event.KeyEventKindCreated, event.KeyEventKindRotated, event.KeyEventKindRevoked:
-		k.put(&entry{id: ev.KeyID, account: ev.Account, offset: rec.Offset, kind: ev.Kind, wrapped: ev.WrappedKey, kekID: ev.KekID})
-	case event.KeyEventKindReceipt:
-		// Says what another holder did; receipts have keys of their own.
-	}
+	return ev, true
 }
 
-// put replaces what is known about a key. Revoked is final: a later event cannot bring the key back.
+// put replaces what is known about a key; the lock is held. Revoked is final: a later event cannot bring the key back.
 func (k *Keyring) put(e *entry) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
 	old := k.byID[e.id]
-	if old != nil && old.kind == event.KeyEventKindRevoked {
+	if old != nil && old.revoked() {
 		return
 	}
-	if e.kind == event.KeyEventKindRevoked {
-		e.wrapped = nil
+	if old != nil { // interned: a key has several events
+		e.id, e.account, e.record, e.parent = old.id, old.account, old.record, old.parent
 	}
-	k.remove(old)
-	k.byID[e.id] = e
 	a := k.accounts[e.account]
 	if a == nil {
 		a = &account{}
 		k.accounts[e.account] = a
 	}
-	a.keys = append(a.keys, e)
-	slices.SortFunc(a.keys, func(x, y *entry) int { return cmp.Compare(x.offset, y.offset) })
+	if e.revoked() {
+		e.wrapped = nil
+		if e.record == "" { // what it wraps is gone with it
+			for _, list := range a.records {
+				for _, child := range list {
+					if child.parent == e.id {
+						k.cache.forget(child)
+					}
+				}
+			}
+		}
+	}
+	k.remove(old)
+	k.byID[e.id] = e
+	list := append(slices.Clip(a.list(e)), e)
+	slices.SortFunc(list, func(x, y *entry) int { return cmp.Compare(x.offset, y.offset) })
+	a.set(e, list)
 }
 
 func (k *Keyring) drop(id string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.remove(k.byID[id])
+	if k.shreds.drop(id) == k.lease.holder && k.lease.holder != "" {
+		k.lease.rejoin()
+	}
 }
 
 // remove forgets an entry; the lock is held.
@@ -177,262 +273,156 @@ func (k *Keyring) remove(e *entry) {
 	}
 	delete(k.byID, e.id)
 	if a := k.accounts[e.account]; a != nil {
-		a.keys = slices.DeleteFunc(a.keys, func(x *entry) bool { return x == e })
+		a.set(e, slices.DeleteFunc(slices.Clone(a.list(e)), func(x *entry) bool { return x == e }))
 	}
-	if e.unwrapped.Swap(nil) != nil {
-		k.cacheMu.Lock()
-		k.open--
-		k.cacheMu.Unlock()
-	}
+	k.cache.forget(e)
 }
 
-// Sealer returns the key that seals an account's records: the first of its keys, by offset, that is neither rotated nor
-// revoked; all instances agree on it. The account's first key is created here. ErrRevoked: all its keys are revoked.
-func (k *Keyring) Sealer(ctx context.Context, accountID string) (*DataKey, error) {
-	if !schemas.ValidAccount(accountID) {
-		return nil, errors.New("choosing a data key: the account id is not valid")
-	}
-	if !k.follower.IsReady() {
-		if err := k.follower.Ready(ctx); err != nil {
-			return nil, fmt.Errorf("choosing a data key: %w", err)
-		}
-	}
-	if key, err := k.sealer(accountID); key != nil || err != nil {
-		return key, err
-	}
-	k.creating.Lock()
-	defer k.creating.Unlock()
-	if key, err := k.sealer(accountID); key != nil || err != nil {
-		return key, err
-	}
-	// Another instance may have created one a moment ago: look before adding a second.
-	if err := k.follower.CaughtUp(ctx); err != nil {
-		return nil, fmt.Errorf("choosing a data key: %w", err)
-	}
-	if key, err := k.sealer(accountID); key != nil || err != nil {
-		return key, err
-	}
-	if err := k.create(ctx, accountID); err != nil {
-		return nil, fmt.Errorf("creating a data key for account %s: %w", accountID, err)
-	}
-	key, err := k.sealer(accountID)
-	if key == nil && err == nil {
-		err = fmt.Errorf("creating a data key for account %s: the event was produced but not read", accountID)
-	}
-	return key, err
-}
-
-// sealer is the choice among the known keys; nil without error when the account has none.
-func (k *Keyring) sealer(accountID string) (*DataKey, error) {
+// entry looks a key up, and whether it is revoked or its parent is.
+func (k *Keyring) entry(id string) (e *entry, revoked bool) {
 	k.mu.RLock()
-	var first *entry
-	revoked := false
-	if a := k.accounts[accountID]; a != nil {
-		for _, e := range a.keys {
-			if e.kind == event.KeyEventKindCreated {
-				first = e
-				break
-			}
-			revoked = revoked || e.kind == event.KeyEventKindRevoked
-		}
+	defer k.mu.RUnlock()
+	if e = k.byID[id]; e == nil {
+		return nil, false
 	}
-	k.mu.RUnlock()
-	switch {
-	case first != nil:
-		return k.unwrap(first)
-	case revoked:
-		return nil, fmt.Errorf("choosing a data key for account %s: %w", accountID, ErrRevoked)
-	}
-	return nil, nil
+	return e, k.dead(e)
 }
 
-// create produces a new key and waits until this keyring has read it back, so that every key before it is known too.
-func (k *Keyring) create(ctx context.Context, accountID string) error {
-	var part [8]byte
-	var key [32]byte
-	rand.Read(part[:])
-	rand.Read(key[:])
-	id := accountID + "/" + hex.EncodeToString(part[:])
-	wrapped, err := k.keys.wrap(id, key[:])
-	if err != nil {
-		return err
+// dead says whether a key is revoked, itself or by its parent; the lock is held. A key's parent is always known before it.
+func (k *Keyring) dead(e *entry) bool {
+	if e.revoked() || e.parent == "" {
+		return e.revoked()
 	}
-	return k.publish(ctx, &event.KeyEvent{
-		KeyID: id, Account: accountID, Kind: event.KeyEventKindCreated, WrappedKey: wrapped, KekID: k.keys.kekID, At: time.Now().UTC(),
-	})
+	parent := k.byID[e.parent]
+	return parent != nil && parent.revoked()
 }
 
-func (k *Keyring) publish(ctx context.Context, ev *event.KeyEvent) error {
-	value, err := k.serde.Encode(ctx, ev)
-	if err != nil {
-		return err
+// find is entry for a key of which something has been seen. A key's event is always older than what the key sealed, so a key
+// that is unknown after catching up with keys.events does not exist: ErrUnknownKey.
+func (k *Keyring) find(ctx context.Context, id string) (*entry, bool, error) {
+	if err := k.fresh(ctx); err != nil {
+		return nil, false, err
 	}
-	rec := &kgo.Record{Topic: schemas.KeysEvents, Key: []byte(ev.KeyID), Value: value}
-	rec.Partition = schemas.Partition(rec.Topic, rec.Key, k.follower.Partitions())
-	res := k.producer.ProduceSync(ctx, rec)
-	if err := res.FirstErr(); err != nil {
-		return err
-	}
-	return k.follower.WaitFor(ctx, res[0].Record.Partition, res[0].Record.Offset)
-}
-
-// Rotate makes an account seal with a new key. Older keys still open.
-func (k *Keyring) Rotate(ctx context.Context, accountID string) (newKeyID string, err error) {
-	if err := k.follower.CaughtUp(ctx); err != nil {
-		return "", fmt.Errorf("rotating the key of account %s: %w", accountID, err)
-	}
-	k.creating.Lock()
-	defer k.creating.Unlock()
-	var live []*entry
-	k.mu.RLock()
-	if a := k.accounts[accountID]; a != nil {
-		for _, e := range a.keys {
-			if e.kind == event.KeyEventKindCreated {
-				live = append(live, e)
-			}
-		}
-	}
-	k.mu.RUnlock()
-	// The new key first: at no time is the account without one.
-	err = k.create(ctx, accountID)
-	for _, e := range live {
-		if err == nil {
-			err = k.publish(ctx, &event.KeyEvent{
-				KeyID: e.id, Account: accountID, Kind: event.KeyEventKindRotated, WrappedKey: e.wrapped, KekID: e.kekID, At: time.Now().UTC(),
-			})
-		}
-	}
-	if err != nil {
-		return "", fmt.Errorf("rotating the key of account %s: %w", accountID, err)
-	}
-	key, err := k.sealer(accountID)
-	if err != nil {
-		return "", err
-	}
-	return key.id, nil
-}
-
-// Revoke makes a data key unusable everywhere, for good: what it sealed cannot be read any more.
-func (k *Keyring) Revoke(ctx context.Context, keyID string) error {
-	if err := k.follower.CaughtUp(ctx); err != nil {
-		return fmt.Errorf("revoking key %s: %w", keyID, err)
-	}
-	k.mu.RLock()
-	e := k.byID[keyID]
-	k.mu.RUnlock()
+	e, revoked := k.entry(id)
 	if e == nil {
-		return fmt.Errorf("revoking key %s: %w", keyID, ErrUnknownKey)
+		if err := k.confirm(ctx); err != nil {
+			return nil, false, fmt.Errorf("looking for key %s: %w", id, err)
+		}
+		if e, revoked = k.entry(id); e == nil {
+			return nil, false, fmt.Errorf("looking for key %s: %w", id, ErrUnknownKey)
+		}
 	}
-	err := k.publish(ctx, &event.KeyEvent{KeyID: keyID, Account: e.account, Kind: event.KeyEventKindRevoked, At: time.Now().UTC()})
-	if err != nil {
-		return fmt.Errorf("revoking key %s: %w", keyID, err)
-	}
-	return nil
+	return e, revoked, nil
 }
 
-// Opener returns the key with an id. A key's event is always older than what the key sealed, so a key that is unknown
-// after catching up with keys.events does not exist: ErrUnknownKey. Errors also: ErrRevoked, ErrWrongKEK.
+// Opener returns the key with an id. Errors: ErrUnknownKey, ErrRevoked, ErrWrongKEK, ErrKEKUnavailable, ErrStale.
 func (k *Keyring) Opener(ctx context.Context, keyID string) (*DataKey, error) {
-	k.mu.RLock()
-	e := k.byID[keyID]
-	k.mu.RUnlock()
-	if e == nil {
-		if err := k.follower.CaughtUp(ctx); err != nil {
-			return nil, fmt.Errorf("looking for key %s: %w", keyID, err)
-		}
-		k.mu.RLock()
-		e = k.byID[keyID]
-		k.mu.RUnlock()
-		if e == nil {
-			return nil, fmt.Errorf("looking for key %s: %w", keyID, ErrUnknownKey)
-		}
+	e, revoked, err := k.find(ctx, keyID)
+	if err != nil {
+		return nil, err
 	}
-	return k.unwrap(e)
+	if revoked {
+		return nil, fmt.Errorf("opening key %s: %w", keyID, ErrRevoked)
+	}
+	return k.unwrap(ctx, e)
+}
+
+// Revoked says whether a key that something was sealed with is revoked. Errors: ErrUnknownKey, ErrStale.
+func (k *Keyring) Revoked(ctx context.Context, keyID string) (bool, error) {
+	_, revoked, err := k.find(ctx, keyID)
+	return revoked, err
 }
 
 // Open appends the payload that a record seals to dst. The record's account is checked: it is part of what the tag
-// covers.
+// covers. It allocates nothing when dst has room and the key is unwrapped.
 func (k *Keyring) Open(ctx context.Context, dst []byte, rec *event.DatabusRecord) ([]byte, error) {
 	key, err := k.Opener(ctx, rec.KeyID)
 	if err != nil {
 		return dst, err
 	}
-	if key.account != rec.Account {
+	if key.account != rec.Account || key.record != "" && key.record != rec.RecordKey {
 		return dst, ErrTampered
 	}
 	return key.Open(dst, rec.RecordKey, rec.PayloadSchema, rec.Sealed)
 }
 
-func (k *Keyring) unwrap(e *entry) (*DataKey, error) {
-	if e.kind == event.KeyEventKindRevoked {
-		return nil, fmt.Errorf("opening key %s: %w", e.id, ErrRevoked)
-	}
-	if key := e.unwrapped.Load(); key != nil {
-		if !e.recently.Load() { // spares the other CPU's cache line
-			e.recently.Store(true)
+// publish produces an event and waits until this keyring has read it back, so that every event before it is known too.
+func (k *Keyring) publish(ctx context.Context, events ...*event.KeyEvent) error {
+	recs := make([]*kgo.Record, len(events))
+	for i, ev := range events {
+		if ev.Holders == nil {
+			ev.Holders = []string{}
 		}
-		return key, nil
-	}
-	raw, err := k.keys.unwrap(e.id, e.kekID, e.wrapped)
-	if err != nil {
-		return nil, err
-	}
-	key, err := newDataKey(e.id, e.account, raw)
-	clear(raw)
-	if err != nil {
-		return nil, err
-	}
-	k.mu.RLock()
-	defer k.mu.RUnlock()
-	if k.byID[e.id] != e { // revoked or replaced meanwhile: don't put it back into memory
-		return key, nil
-	}
-	k.cacheMu.Lock()
-	defer k.cacheMu.Unlock()
-	if e.unwrapped.CompareAndSwap(nil, key) {
-		e.recently.Store(true)
-		k.open++
-		if k.open > k.limit {
-			k.evict(e)
+		if ev.Expired == nil {
+			ev.Expired = []string{}
 		}
+		if ev.Positions == nil {
+			ev.Positions = []int64{}
+		}
+		for _, at := range []*time.Time{&ev.LogUntil, &ev.BackupsUntil} {
+			if at.IsZero() {
+				*at = time.Unix(0, 0).UTC()
+			}
+		}
+		ev.At = time.Now().UTC()
+		value, err := k.serde.Encode(ctx, ev)
+		if err != nil {
+			return err
+		}
+		recs[i] = k.record(ev.KeyID, value)
 	}
-	return key, nil
+	return k.produce(ctx, recs...)
 }
 
-// evict closes unwrapped keys that were not used since the last round, and any others as far as needed, until a tenth of
-// the cache is free, so that rounds are rare. Both locks are held (the first for reading).
-func (k *Keyring) evict(keep *entry) {
-	goal := k.limit - k.limit/10
-	for range 2 {
-		for _, e := range k.byID {
-			if k.open <= goal {
-				return
-			}
-			if e == keep || e.unwrapped.Load() == nil || e.recently.Swap(false) {
-				continue
-			}
-			e.unwrapped.Store(nil)
-			k.open--
+func (k *Keyring) record(key string, value []byte) *kgo.Record {
+	rec := &kgo.Record{Topic: schemas.KeysEvents, Key: []byte(key), Value: value}
+	rec.Partition = schemas.Partition(rec.Topic, rec.Key, k.follower.Partitions())
+	return rec
+}
+
+func (k *Keyring) produce(ctx context.Context, recs ...*kgo.Record) error {
+	res := k.producer.ProduceSync(ctx, recs...)
+	if err := res.FirstErr(); err != nil {
+		return err
+	}
+	for _, r := range res {
+		if err := k.follower.WaitFor(ctx, r.Record.Partition, r.Record.Offset); err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
 // Info describes a data key without the key.
 type Info struct {
-	KeyID, Account, KEKID string
-	Kind                  event.KeyEventKind
+	KeyID, Account string
+	// RecordKey is set for a record's own key; WrappedBy is the key-encryption key or the account's key.
+	RecordKey, WrappedBy string
+	// PerRecord: it wraps a key for each record and seals none.
+	PerRecord bool
+	// Kind is REVOKED also where the key that wraps it is.
+	Kind event.KeyEventKind
+	// At is when that happened.
+	At time.Time
 }
 
-// List returns all known keys, by account and offset.
+// List returns all known keys, by account; an account's own by the offset of their newest event, then its records' by
+// record key.
 func (k *Keyring) List() []Info {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
-	infos := []Info{}
-	for _, a := range k.accounts {
-		for _, e := range a.keys {
-			infos = append(infos, Info{KeyID: e.id, Account: e.account, KEKID: e.kekID, Kind: e.kind})
+	infos := make([]Info, 0, len(k.byID))
+	for _, e := range k.byID {
+		i := Info{KeyID: e.id, Account: e.account, RecordKey: e.record, WrappedBy: cmp.Or(e.kekID, e.parent), PerRecord: e.perRecord, Kind: e.kind, At: e.at}
+		if k.dead(e) {
+			i.Kind = event.KeyEventKindRevoked
 		}
+		infos = append(infos, i)
 	}
-	slices.SortStableFunc(infos, func(x, y Info) int { return cmp.Compare(x.Account, y.Account) })
+	slices.SortFunc(infos, func(x, y Info) int {
+		return cmp.Or(cmp.Compare(x.Account, y.Account), cmp.Compare(x.RecordKey, y.RecordKey), cmp.Compare(k.byID[x.KeyID].offset, k.byID[y.KeyID].offset))
+	})
 	return infos
 }
+
+var errInvalidAccount = errors.New("the account id is not valid")

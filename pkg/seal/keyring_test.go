@@ -45,7 +45,7 @@ func TestInstancesThatCreateAtOnceAgree(t *testing.T) {
 		for a := range accounts {
 			wg.Go(func() {
 				<-start
-				key, err := ring.Sealer(t.Context(), fmt.Sprint("account-", a))
+				key, err := ring.Sealer(t.Context(), fmt.Sprint("account-", a), "r")
 				if err != nil {
 					t.Error(err)
 					return
@@ -58,7 +58,7 @@ func TestInstancesThatCreateAtOnceAgree(t *testing.T) {
 	wg.Wait()
 	late := openKeyring(t, bed, keys, 0)
 	for a := range accounts {
-		key, err := late.Sealer(t.Context(), fmt.Sprint("account-", a))
+		key, err := late.Sealer(t.Context(), fmt.Sprint("account-", a), "r")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -72,7 +72,7 @@ func TestInstancesThatCreateAtOnceAgree(t *testing.T) {
 
 func record(t testing.TB, k *Keyring, account, recordKey, payload string) *event.DatabusRecord {
 	t.Helper()
-	key, err := k.Sealer(t.Context(), account)
+	key, err := k.Sealer(t.Context(), account, recordKey)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +81,7 @@ func record(t testing.TB, k *Keyring, account, recordKey, payload string) *event
 	return rec
 }
 
-func TestRotateAndRevoke(t *testing.T) {
+func TestRotateAndShredAnAccount(t *testing.T) {
 	bed := kafkatest.New(t, schemas.KeysEvents)
 	keys, _ := generate(t)
 	a, b := openKeyring(t, bed, keys, 0), openKeyring(t, bed, keys, 0)
@@ -91,7 +91,7 @@ func TestRotateAndRevoke(t *testing.T) {
 	if got, err := b.Open(t.Context(), nil, first); err != nil || string(got) != "one" {
 		t.Fatalf("%q, %v", got, err)
 	}
-	newID, err := b.Rotate(t.Context(), "acme")
+	newID, err := b.Rotate(t.Context(), "acme", SameScope)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,11 +111,19 @@ func TestRotateAndRevoke(t *testing.T) {
 		t.Fatalf("another account's record: %v", err)
 	}
 
-	if err := a.Revoke(t.Context(), first.KeyID); err != nil {
-		t.Fatal(err)
+	receipt, err := a.Shred(t.Context(), Shred{Account: "acme", Backups: 720 * time.Hour})
+	if err != nil || receipt.Keys != 2 || receipt.BackupsUntil.Sub(receipt.LogUntil) != 720*time.Hour || receipt.LogUntil.Sub(receipt.At) < 24*time.Hour {
+		t.Fatalf("%+v, %v", receipt, err)
 	}
-	if err := a.Revoke(t.Context(), second.KeyID); err != nil {
-		t.Fatal(err)
+	if _, err := a.Rotate(t.Context(), "acme", SameScope); !errors.Is(err, ErrRevoked) {
+		t.Errorf("a shredded account got another key: %v", err)
+	}
+	again, err := a.Shred(t.Context(), Shred{Account: "acme"})
+	if err != nil || again.Keys != 0 {
+		t.Errorf("shredded again: %+v, %v", again, err)
+	}
+	if _, err := a.Shred(t.Context(), Shred{Account: "nobody"}); !errors.Is(err, ErrUnknownKey) {
+		t.Errorf("shredding an account without keys: %v", err)
 	}
 	if err := b.follower.CaughtUp(t.Context()); err != nil {
 		t.Fatal(err)
@@ -126,7 +134,7 @@ func TestRotateAndRevoke(t *testing.T) {
 				t.Errorf("%s opens with a revoked key: %v", name, err)
 			}
 		}
-		if _, err := ring.Sealer(t.Context(), "acme"); !errors.Is(err, ErrRevoked) {
+		if _, err := ring.Sealer(t.Context(), "acme", "r9"); !errors.Is(err, ErrRevoked) {
 			t.Errorf("%s seals for an account whose keys are revoked: %v", name, err)
 		}
 		if got, err := ring.Open(t.Context(), nil, other); err != nil || string(got) != "other" {
@@ -134,7 +142,7 @@ func TestRotateAndRevoke(t *testing.T) {
 		}
 	}
 	// An event that comes late cannot bring a revoked key back.
-	wrapped, err := keys.wrap(first.KeyID, make([]byte, 32))
+	wrapped, err := keys.wrap(t.Context(), first.KeyID, make([]byte, 32))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +163,7 @@ func TestUnknownWrongAndBrokenKeys(t *testing.T) {
 	if _, err := ring.Opener(t.Context(), "acme/0000000000000000"); !errors.Is(err, ErrUnknownKey) {
 		t.Errorf("an unknown key: %v", err)
 	}
-	if _, err := ring.Sealer(t.Context(), "a/b"); err == nil {
+	if _, err := ring.Sealer(t.Context(), "a/b", "r"); err == nil {
 		t.Error("an invalid account got a key")
 	}
 	bed.ProduceBytes(t, schemas.KeysEvents, "acme/1", []byte("garbage"))
@@ -188,8 +196,8 @@ func TestCacheIsBounded(t *testing.T) {
 					open++
 				}
 			}
-			if open > 10 || open != ring.open {
-				t.Fatalf("%d unwrapped keys (counted %d), the limit is 10", open, ring.open)
+			if open > 10 || open != ring.cache.n || len(ring.cache.open) > 10 {
+				t.Fatalf("%d unwrapped keys (counted %d), the limit is 10", open, ring.cache.n)
 			}
 		}
 	}

@@ -17,21 +17,22 @@ const (
 	Overhead = nonceSize + tagSize
 )
 
-// DataKey is an unwrapped data key of one account, ready to seal and to open.
+// DataKey is an unwrapped data key of one account or one of its records, ready to seal and to open.
 //
 // Nonces are random, so one key must not seal more than 2^32 records (NIST SP 800-38D); rotate it before.
 type DataKey struct {
 	id      string
 	account string
+	record  string // record key, where it is one record's
 	aead    cipher.AEAD
 }
 
-func newDataKey(id, account string, key []byte) (*DataKey, error) {
+func newDataKey(id, account, record string, key []byte) (*DataKey, error) {
 	aead, err := newGCM(key)
 	if err != nil {
 		return nil, err
 	}
-	return &DataKey{id: id, account: account, aead: aead}, nil
+	return &DataKey{id: id, account: account, record: record, aead: aead}, nil
 }
 
 func newGCM(key []byte) (cipher.AEAD, error) {
@@ -96,33 +97,4 @@ func additionalData(account, recordKey string, fingerprint []byte) *[]byte {
 	b = append(b, fingerprint...)
 	*p = b
 	return p
-}
-
-// wrap seals a data key with the key-encryption key; the data key's id is the additional data.
-func (k *Keys) wrap(id string, key []byte) ([]byte, error) {
-	aead, err := newGCM(k.kek[:])
-	if err != nil {
-		return nil, err
-	}
-	out := make([]byte, nonceSize, nonceSize+len(key)+tagSize)
-	rand.Read(out)
-	return aead.Seal(out, out[:nonceSize], key, []byte(id)), nil
-}
-
-func (k *Keys) unwrap(id, kekID string, wrapped []byte) ([]byte, error) {
-	if kekID != k.kekID {
-		return nil, fmt.Errorf("unwrapping key %s: %w", id, ErrWrongKEK)
-	}
-	aead, err := newGCM(k.kek[:])
-	if err != nil {
-		return nil, err
-	}
-	if len(wrapped) != nonceSize+32+tagSize {
-		return nil, fmt.Errorf("unwrapping key %s: %w", id, ErrTampered)
-	}
-	key, err := aead.Open(nil, wrapped[:nonceSize], wrapped[nonceSize:], []byte(id))
-	if err != nil {
-		return nil, fmt.Errorf("unwrapping key %s: %w", id, ErrTampered)
-	}
-	return key, nil
 }

@@ -26,6 +26,11 @@ func generate(t testing.TB) (*Keys, string) {
 	return k, path
 }
 
+// local is the key file's key-encryption key.
+func local(k *Keys) [32]byte { return *k.keks[k.kekID].(*localKEK) }
+
+func hexOf(b [32]byte) string { return hex.EncodeToString(b[:]) }
+
 func TestKeyFile(t *testing.T) {
 	k, path := generate(t)
 	info, err := os.Stat(path)
@@ -62,7 +67,7 @@ func TestKeyFile(t *testing.T) {
 		"no JSON":   "secret-material",
 		"version":   strings.Replace(string(text), `"version": 1`, `"version": 2`, 1),
 		"short":     strings.Replace(string(text), hex.EncodeToString(k.pepper[:]), "00", 1),
-		"not hex":   strings.Replace(string(text), hex.EncodeToString(k.kek[:]), "secret-material", 1),
+		"not hex":   strings.Replace(string(text), hexOf(local(k)), "secret-material", 1),
 		"empty ids": strings.Replace(string(text), k.kekID, "", 1),
 	} {
 		if _, err := parse([]byte(bad)); err == nil || strings.Contains(err.Error(), "secret-material") {
@@ -81,7 +86,7 @@ func TestSecretsNeverPrint(t *testing.T) {
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%q", "%d"} {
 		all += fmt.Sprintf(verb, k) + fmt.Sprintf(verb, *k) + fmt.Sprintf(verb, struct{ K *Keys }{k})
 	}
-	for _, secret := range [][32]byte{k.kek, k.pepper, k.hpke, k.identity} {
+	for _, secret := range [][32]byte{local(k), k.pepper, k.hpke, k.identity} {
 		for _, form := range []string{string(secret[:]), hex.EncodeToString(secret[:]), hex.EncodeToString(secret[:4]), fmt.Sprint(secret[:4])[1:10]} {
 			if strings.Contains(all, form) {
 				t.Fatal("a secret was printed")
@@ -109,12 +114,12 @@ func TestDerivedKeysDiffer(t *testing.T) {
 }
 
 func TestSealOpensOnlyWithEverythingEqual(t *testing.T) {
-	key, err := newDataKey("a/1", "a", bytes.Repeat([]byte{7}, 32))
+	key, err := newDataKey("a/1", "a", "", bytes.Repeat([]byte{7}, 32))
 	if err != nil {
 		t.Fatal(err)
 	}
-	otherKey, _ := newDataKey("a/2", "a", bytes.Repeat([]byte{8}, 32))
-	otherAccount, _ := newDataKey("b/1", "b", bytes.Repeat([]byte{7}, 32))
+	otherKey, _ := newDataKey("a/2", "a", "", bytes.Repeat([]byte{8}, 32))
+	otherAccount, _ := newDataKey("b/1", "b", "", bytes.Repeat([]byte{7}, 32))
 	fp, payload := []byte("12345678"), []byte("given name and surname")
 	prefix := []byte("prefix")
 	sealed := key.Seal(bytes.Clone(prefix), "rk", fp, payload)
@@ -152,7 +157,7 @@ func TestSealOpensOnlyWithEverythingEqual(t *testing.T) {
 }
 
 func TestOpenAllocatesNothing(t *testing.T) {
-	key, err := newDataKey("account/1", "account", bytes.Repeat([]byte{7}, 32))
+	key, err := newDataKey("account/1", "account", "", bytes.Repeat([]byte{7}, 32))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,17 +177,17 @@ func TestWrap(t *testing.T) {
 	k, _ := generate(t)
 	other, _ := generate(t)
 	key := bytes.Repeat([]byte{9}, 32)
-	wrapped, err := k.wrap("a/1", key)
+	wrapped, err := k.wrap(t.Context(), "a/1", key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := k.unwrap("a/1", k.kekID, wrapped); err != nil || !bytes.Equal(got, key) {
+	if got, err := k.unwrap(t.Context(), "a/1", k.kekID, wrapped); err != nil || !bytes.Equal(got, key) {
 		t.Fatalf("%x, %v", got, err)
 	}
-	if _, err := k.unwrap("a/2", k.kekID, wrapped); !errors.Is(err, ErrTampered) {
+	if _, err := k.unwrap(t.Context(), "a/2", k.kekID, wrapped); !errors.Is(err, ErrTampered) {
 		t.Errorf("under another id: %v", err)
 	}
-	if _, err := other.unwrap("a/1", k.kekID, wrapped); !errors.Is(err, ErrWrongKEK) {
+	if _, err := other.unwrap(t.Context(), "a/1", k.kekID, wrapped); !errors.Is(err, ErrWrongKEK) {
 		t.Errorf("with another key file: %v", err)
 	}
 }
@@ -265,7 +270,7 @@ func TestRequestsArePlainHPKE(t *testing.T) {
 }
 
 func BenchmarkOpen(b *testing.B) {
-	key, err := newDataKey("account/1", "account", bytes.Repeat([]byte{7}, 32))
+	key, err := newDataKey("account/1", "account", "", bytes.Repeat([]byte{7}, 32))
 	if err != nil {
 		b.Fatal(err)
 	}

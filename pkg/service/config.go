@@ -9,6 +9,8 @@ import (
 	"regexp"
 	"strings"
 	"time"
+
+	"databus/pkg/seal"
 )
 
 // Config is the part of the configuration that every service has. Lists may be given as comma-separated text, durations
@@ -67,10 +69,15 @@ type IdentityConfig struct {
 	URL string `koanf:"url" doc:"cassandra://host:9042,host:9042?datacenter=... or pebble:///directory."`
 }
 
-// KeysConfig says where the master key is.
+// KeysConfig says where the secrets are.
 type KeysConfig struct {
-	File string `doc:"File of the master key that wraps all data keys."`
+	File        string `doc:"File of the secrets: the key that wraps data keys, where KMS doesn't, and those of pseudonyms and requests."`
+	KMSURI      string `koanf:"kms_uri" doc:"Key of AWS KMS that wraps new data keys: aws-kms://arn:aws:kms:REGION:ACCOUNT:key/ID; credentials come from the AWS environment. Empty: the file's key does."`
+	KMSEndpoint string `koanf:"kms_endpoint" doc:"Base URL of KMS, for a VPC endpoint; empty means AWS's own."`
+	Cache       int    `doc:"Most unwrapped data keys in memory, about 1 KB each."`
 }
+
+func (c KeysConfig) kms() seal.AWSKMS { return seal.AWSKMS{URI: c.KMSURI, Endpoint: c.KMSEndpoint} }
 
 // InstanceConfig names one instance of a service.
 type InstanceConfig struct {
@@ -107,6 +114,7 @@ func DefaultConfig() Config {
 	return Config{
 		Kafka:        KafkaConfig{Brokers: []string{"127.0.0.1:9092"}, MaxMessageBytes: 1_000_000},
 		Registry:     RegistryConfig{URL: "http://127.0.0.1:8081"},
+		Keys:         KeysConfig{Cache: 4096},
 		Instance:     InstanceConfig{ID: host, StateDir: "state"},
 		HTTP:         HTTPConfig{Listen: ":9464"},
 		Log:          LogConfig{Level: "info", Format: "json"},
@@ -151,6 +159,21 @@ func (c Config) Validate() error {
 	}
 	if err := httpURL(c.Registry.URL); err != nil {
 		bad("registry.url: %w", err)
+	}
+	if c.Keys.KMSURI != "" {
+		if err := c.Keys.kms().Validate(); err != nil {
+			bad("keys.kms_uri: %w", err)
+		}
+	}
+	if c.Keys.KMSEndpoint != "" {
+		if err := httpURL(c.Keys.KMSEndpoint); err != nil {
+			bad("keys.kms_endpoint: %w", err)
+		} else if c.Keys.KMSURI == "" {
+			bad("keys.kms_endpoint: is given, but kms_uri is empty")
+		}
+	}
+	if c.Keys.Cache < 1 || c.Keys.Cache > 10_000_000 {
+		bad("keys.cache: %d is not between 1 and 10000000", c.Keys.Cache)
 	}
 	if !instanceID.MatchString(c.Instance.ID) {
 		bad("instance.id: %q must be 1 to 100 letters, digits, dots, dashes or underscores, beginning with a letter or digit", c.Instance.ID)

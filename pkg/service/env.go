@@ -76,7 +76,7 @@ func (e *Env) Bucket(ctx context.Context) (blob.Bucket, error) { return e.proces
 func (e *Env) Stores(ctx context.Context) (identity.Stores, error) { return e.process.openStores(ctx) }
 
 // Keys loads the key file of the configuration, once for the whole process.
-func (e *Env) Keys() (*seal.Keys, error) { return e.process.loadKeys() }
+func (e *Env) Keys() (*seal.Keys, error) { return e.process.loadKeys(context.Background()) }
 
 // Keyring opens the data keys of all accounts, once for the whole process; it must not be closed by the service. The
 // check "keyring" is not ready until every key event is known; services that need that wait with its Ready.

@@ -30,13 +30,13 @@ func (p *Process) openBucket(ctx context.Context) (blob.Bucket, error) {
 	return b, nil
 }
 
-func (p *Process) loadKeys() (*seal.Keys, error) {
+func (p *Process) loadKeys(ctx context.Context) (*seal.Keys, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.loadKeysLocked()
+	return p.loadKeysLocked(ctx)
 }
 
-func (p *Process) loadKeysLocked() (*seal.Keys, error) {
+func (p *Process) loadKeysLocked(ctx context.Context) (*seal.Keys, error) {
 	if p.keys != nil {
 		return p.keys, nil
 	}
@@ -46,6 +46,11 @@ func (p *Process) loadKeysLocked() (*seal.Keys, error) {
 	k, err := seal.Load(p.Config.Keys.File)
 	if err != nil {
 		return nil, err
+	}
+	if kms := p.Config.Keys.kms(); kms.URI != "" {
+		if err := k.UseAWSKMS(ctx, kms); err != nil {
+			return nil, err
+		}
 	}
 	p.keys = k
 	return k, nil
@@ -57,13 +62,16 @@ func (p *Process) openKeyring(ctx context.Context) (*seal.Keyring, error) {
 	if p.keyring != nil {
 		return p.keyring, nil
 	}
-	keys, err := p.loadKeysLocked()
+	keys, err := p.loadKeysLocked(ctx)
 	if err != nil {
 		return nil, err
 	}
 	env := p.Env("keyring")
 	// It serves all services until the process ends, whichever of them asked first.
-	k, err := seal.OpenKeyring(context.WithoutCancel(ctx), seal.Options{Kafka: env.KafkaOpts(), Codec: p.Codec, Keys: keys, Log: env.Log})
+	k, err := seal.OpenKeyring(context.WithoutCancel(ctx), seal.Options{
+		Kafka: env.KafkaOpts(), Codec: p.Codec, Keys: keys, Log: env.Log,
+		Holder: p.name + "." + p.Config.Instance.ID, Cache: p.Config.Keys.Cache,
+	})
 	if err != nil {
 		return nil, err
 	}

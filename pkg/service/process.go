@@ -29,6 +29,7 @@ type Process struct {
 	Health  *Health
 	Codec   *codec.Codec
 
+	name     string
 	suffix   string
 	tracing  *tracing
 	security []kgo.Opt
@@ -82,8 +83,8 @@ func NewProcess(ctx context.Context, name string, c Config, o ProcessOptions) (*
 	}
 	p := &Process{
 		Config: c, Log: o.Log, Metrics: reg, Health: NewHealth(),
-		Codec:  codec.New(o.Registry, codec.Options{RegisterSchemas: c.Registry.RegisterSchemas}),
-		suffix: o.TransactionalSuffix, tracing: tracing, security: security, bucket: o.Bucket, stores: o.Stores,
+		Codec: codec.New(o.Registry, codec.Options{RegisterSchemas: c.Registry.RegisterSchemas}),
+		name:  name, suffix: o.TransactionalSuffix, tracing: tracing, security: security, bucket: o.Bucket, stores: o.Stores,
 	}
 	p.draining = p.Health.Register("process")
 	return p, nil

@@ -113,11 +113,13 @@ func create(ctx context.Context, adm *kadm.Client, t schemas.Topic, o Options) (
 	what := fmt.Sprintf("created with %d partitions, %s", t.Partitions, t.Cleanup)
 	config := want(t)
 	err := tryCreate(ctx, adm, t, factor, config)
-	if _, has := config[minCompactionLag]; has && errors.Is(err, kerr.InvalidConfig) {
-		// The in-process broker compacts on request only and does not know the key.
-		delete(config, minCompactionLag)
-		what += ", without " + minCompactionLag + ", which the broker does not know"
-		err = tryCreate(ctx, adm, t, factor, config)
+	for _, key := range []string{minCompactionLag, maxCompactionLag} {
+		if _, has := config[key]; has && errors.Is(err, kerr.InvalidConfig) {
+			// The in-process broker compacts on request only and does not know the key.
+			delete(config, key)
+			what += ", without " + key + ", which the broker does not know"
+			err = tryCreate(ctx, adm, t, factor, config)
+		}
 	}
 	if errors.Is(err, kerr.TopicAlreadyExists) {
 		return "", nil // somebody else was quicker, with the same catalogue

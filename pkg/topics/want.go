@@ -13,6 +13,7 @@ const (
 	retentionMS      = "retention.ms"
 	timestampType    = "message.timestamp.type"
 	minCompactionLag = "min.compaction.lag.ms"
+	maxCompactionLag = "max.compaction.lag.ms"
 )
 
 // want is the configuration that the catalogue asks for. Every key is set, so that a cluster's defaults do not matter.
@@ -26,6 +27,9 @@ func want(t schemas.Topic) map[string]string {
 	}
 	if t.MinCompactionLag > 0 {
 		c[minCompactionLag] = ms(t.MinCompactionLag)
+	}
+	if t.MaxCompactionLag > 0 {
+		c[maxCompactionLag] = ms(t.MaxCompactionLag)
 	}
 	return c
 }

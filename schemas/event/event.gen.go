@@ -85,10 +85,14 @@ const (
 type KeyEventKind string
 
 const (
-	KeyEventKindCreated KeyEventKind = "CREATED"
-	KeyEventKindRotated KeyEventKind = "ROTATED"
-	KeyEventKindRevoked KeyEventKind = "REVOKED"
-	KeyEventKindReceipt KeyEventKind = "RECEIPT"
+	KeyEventKindCreated  KeyEventKind = "CREATED"
+	KeyEventKindRotated  KeyEventKind = "ROTATED"
+	KeyEventKindRevoked  KeyEventKind = "REVOKED"
+	KeyEventKindReceipt  KeyEventKind = "RECEIPT"
+	KeyEventKindShred    KeyEventKind = "SHRED"
+	KeyEventKindShredded KeyEventKind = "SHREDDED"
+	KeyEventKindHolder   KeyEventKind = "HOLDER"
+	KeyEventKindSwept    KeyEventKind = "SWEPT"
 )
 
 type LimitLevel string
@@ -271,6 +275,8 @@ type CatchupProgress struct {
 	Repeats int64 `avro:"repeats"`
 	// Records that could not be opened.
 	Dead int64 `avro:"dead"`
+	// Versions sealed with a revoked key: a marker without payload keeps them.
+	Shredded int64 `avro:"shredded"`
 }
 
 // Progress and end of a catch-up.
@@ -325,6 +331,8 @@ type CatchupResult struct {
 	Repeats int64 `avro:"repeats"`
 	// Records that could not be opened.
 	Dead int64 `avro:"dead"`
+	// Versions sealed with a revoked key: a marker without payload keeps them.
+	Shredded int64 `avro:"shredded"`
 	// Why it failed; empty otherwise.
 	Error string `avro:"error"`
 }
@@ -551,22 +559,42 @@ type JobState struct {
 	UpdatedAt time.Time `avro:"updated_at"`
 }
 
-// Life of a data key. The wrapped key can be opened only with the key-encryption key.
+// Life of a data key, and what holders and databases have done about it. A wrapped key can be opened only with the key that wraps it.
 type KeyEvent struct {
-	// Id of the data key: account and a random part.
+	// Id of the data key: account and a random part. For the other kinds the event's own key.
 	KeyID string `avro:"key_id"`
-	// Account id: 1 to 64 characters of [A-Za-z0-9._-].
+	// Account id: 1 to 64 characters of [A-Za-z0-9._-]; empty where the event is about a holder or a database.
 	Account string `avro:"account"`
-	// Created; rotated: still opens but no longer seals; revoked: must be dropped by every holder; receipt: a holder has dropped it.
+	// Of a key: created; rotated: still opens but no longer seals; revoked: must be dropped by every holder. Of a shredding: shred: holders shall say that they have dropped what was revoked before; receipt: a holder has done so; shredded: all have, or their time is over. Holder: a process that holds keys. Swept: a database keeps nothing sealed with keys that were revoked before the positions.
 	Kind KeyEventKind `avro:"kind"`
-	// The data key, wrapped by the key-encryption key with AES-256-GCM (nonce, ciphertext, tag; additional data: key id); empty once revoked.
+	// The data key, wrapped with AES-256-GCM (nonce, ciphertext, tag; additional data: key id) by the account's data key or by the key-encryption key, or as its key service wraps it; empty once revoked.
 	WrappedKey []byte `avro:"wrapped_key"`
-	// Key-encryption key that wraps it.
+	// Key-encryption key that wraps it; empty where the account's data key does.
 	KekID string `avro:"kek_id"`
-	// For a receipt: the instance that dropped the key.
+	// For a receipt: the process that dropped the keys. For holder and swept: the process, the database version.
 	Holder string `avro:"holder"`
 	// When it happened, microseconds since 1970 UTC.
 	At time.Time `avro:"at"`
+	// Record that the data key is for, by its record key; empty for a key of the account. Pseudonymous.
+	RecordKey string `avro:"record_key"`
+	// The account's data key that wraps a record's; empty for a key of the account.
+	ParentKeyID string `avro:"parent_key_id"`
+	// For a key of the account: it seals no records, but wraps a key for each of them.
+	PerRecord bool `avro:"per_record"`
+	// The shredding that a revocation, a receipt or a result belongs to.
+	ShredID string `avro:"shred_id"`
+	// For shredded: keys that were revoked.
+	Keys int64 `avro:"keys"`
+	// For shredded: processes that have said that they dropped the keys.
+	Holders []string `avro:"holders"`
+	// For shredded: processes that said nothing; they may not use any key that they have not checked for longer than the lease, and that time is over.
+	Expired []string `avro:"expired"`
+	// For shredded: when compaction has removed the wrapped keys from this topic at the latest, microseconds since 1970 UTC.
+	LogUntil time.Time `avro:"log_until"`
+	// For shredded: when the last backup of them is gone, as far as the operator said how long backups are kept; microseconds since 1970 UTC.
+	BackupsUntil time.Time `avro:"backups_until"`
+	// For swept: by partition of this topic, the offset before which revocations are carried out.
+	Positions []int64 `avro:"positions"`
 }
 
 // Where an account stands against one limit: what an API layer follows to answer 'may this call go on?'.
@@ -651,6 +679,8 @@ type RebuildEvent struct {
 	Rows int64 `avro:"rows"`
 	// Records that could not be opened.
 	Dead int64 `avro:"dead"`
+	// Records that were dropped because the key of their newest version is revoked.
+	Shredded int64 `avro:"shredded"`
 	// Position per partition that the new database has reached; set once planned.
 	Frontier []RebuildFrontier `avro:"frontier"`
 	// Why it failed; empty otherwise.
@@ -691,6 +721,8 @@ type RebuildResult struct {
 	Repeats int64 `avro:"repeats"`
 	// Records that could not be opened, for example because their key is revoked.
 	Dead int64 `avro:"dead"`
+	// Records whose newest version is sealed with a revoked key: they are dropped, and a marker without payload keeps their version.
+	Shredded int64 `avro:"shredded"`
 	// Rows written over all tables.
 	Rows int64 `avro:"rows"`
 	// Why it failed; empty otherwise.

@@ -52,7 +52,7 @@ func (c *Catchup) apply(ctx context.Context, task *event.CatchupTask, result *ev
 		return fmt.Errorf("catching up partition %d at offset %d: %w", task.Partition, f.next, err)
 	}
 	c.log.Info("partition caught up", "job", task.JobID, "partition", task.Partition, "from", result.From, "to", result.To,
-		"applied", result.Applied, "superseded", result.Superseded, "repeats", result.Repeats, "dead", result.Dead)
+		"applied", result.Applied, "superseded", result.Superseded, "repeats", result.Repeats, "dead", result.Dead, "shredded", result.Shredded)
 	return nil
 }
 
@@ -224,6 +224,8 @@ func (f *feeder) flush(ctx context.Context, next int64) error {
 			f.result.Superseded++
 		case identity.Repeat:
 			f.result.Repeats++
+		case identity.Shredded:
+			f.result.Shredded++
 		case identity.Dead:
 			f.result.Dead++
 			f.c.log.Warn("record is dead", "partition", f.task.Partition, "offset", f.batch[i].Offset, "error", r.Err)

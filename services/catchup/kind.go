@@ -139,7 +139,7 @@ func (c *Catchup) event(s job.State, what job.Event, _ int) ([]byte, error) {
 			continue
 		}
 		e.Partitions = append(e.Partitions, event.CatchupProgress{
-			Partition: v.Partition, From: v.From, To: v.To, Applied: v.Applied, Superseded: v.Superseded, Repeats: v.Repeats, Dead: v.Dead,
+			Partition: v.Partition, From: v.From, To: v.To, Applied: v.Applied, Superseded: v.Superseded, Repeats: v.Repeats, Dead: v.Dead, Shredded: v.Shredded,
 		})
 	}
 	return job.Encode(c.serdes.event, e)

@@ -55,23 +55,23 @@ func (c *Catchup) commit(ctx context.Context, group string, partition int32, p p
 	return nil
 }
 
-// counts is a result's counts as metadata: catchup:<job>:<task>:<applied>:<superseded>:<repeats>:<dead>.
+// counts is a result's counts as metadata: catchup:<job>:<task>:<applied>:<superseded>:<repeats>:<dead>:<shredded>.
 func counts(r *event.CatchupResult) string {
-	return fmt.Sprintf("catchup:%s:%d:%d:%d:%d:%d", r.JobID, r.Number, r.Applied, r.Superseded, r.Repeats, r.Dead)
+	return fmt.Sprintf("catchup:%s:%d:%d:%d:%d:%d:%d", r.JobID, r.Number, r.Applied, r.Superseded, r.Repeats, r.Dead, r.Shredded)
 }
 
 // resume adds the counts of an earlier run of the same task to r; what others have left is ignored.
 func resume(metadata string, r *event.CatchupResult) {
 	parts := strings.Split(metadata, ":")
-	if len(parts) != 7 || parts[0] != "catchup" || parts[1] != r.JobID || parts[2] != strconv.Itoa(int(r.Number)) {
+	if len(parts) != 8 || parts[0] != "catchup" || parts[1] != r.JobID || parts[2] != strconv.Itoa(int(r.Number)) {
 		return
 	}
-	var n [4]int64
+	var n [5]int64
 	for i := range n {
 		var err error
 		if n[i], err = strconv.ParseInt(parts[3+i], 10, 64); err != nil {
 			return
 		}
 	}
-	r.Applied, r.Superseded, r.Repeats, r.Dead = n[0], n[1], n[2], n[3]
+	r.Applied, r.Superseded, r.Repeats, r.Dead, r.Shredded = n[0], n[1], n[2], n[3], n[4]
 }

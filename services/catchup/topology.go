@@ -31,6 +31,7 @@ func Topology() schemas.Topology {
 		{Kind: schemas.Table, Topic: schemas.ArchiveFiles, Doc: "what retention has dropped"},
 		{Kind: schemas.Table, Topic: schemas.IdentityGraphs},
 		{Kind: schemas.Table, Topic: schemas.KeysEvents},
+		{Kind: schemas.Sink, Topic: schemas.KeysEvents, Doc: "that it holds keys, and has dropped revoked ones"},
 		{Kind: schemas.Table, Topic: schemas.DatabusDatabases},
 		{Kind: schemas.Sink, Topic: schemas.DatabusDatabases, Doc: "STANDBY"},
 	}}

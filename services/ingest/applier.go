@@ -67,6 +67,13 @@ func (s *Service) keepApplying(ctx context.Context, db event.DatabaseVersion) {
 	progress := s.env.Progress(name + "/progress")
 	defer s.env.Health.Remove(name + "/progress")
 	defer s.metrics.lag.DeleteLabelValues(db.Version)
+	sweeping, stop := context.WithCancel(ctx)
+	swept := make(chan struct{})
+	go func() {
+		defer close(swept)
+		s.keepSweeping(sweeping, db, standing)
+	}()
+	defer func() { stop(); <-swept }()
 	for ctx.Err() == nil {
 		err := s.apply(ctx, db, standing, progress)
 		if ctx.Err() != nil {
@@ -141,6 +148,13 @@ func (s *standing) assigned(partitions []int32) {
 			s.mine[p] = true
 		}
 	})
+}
+
+// owns says whether a partition is this applier's now.
+func (s *standing) owns(partition int32) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mine[partition]
 }
 
 // revoked removes partitions; what was wrong with them is another's concern.

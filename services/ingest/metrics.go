@@ -17,6 +17,7 @@ type metrics struct {
 	lag       *prometheus.GaugeVec
 	undecoded *prometheus.CounterVec
 	retries   *prometheus.CounterVec
+	shredded  *prometheus.CounterVec
 	kafkaAway prometheus.Gauge
 }
 
@@ -39,7 +40,8 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	}
 	m.kafkaAway = prometheus.NewGauge(prometheus.GaugeOpts{Namespace: "databus", Subsystem: "ingest", Name: "records_refused",
 		Help: "1 while the API refuses records at once because Kafka does not acknowledge them."})
-	for _, c := range []prometheus.Collector{m.kafkaAway, m.calls, m.seconds, m.lines, m.requests, m.evidence, m.applied, m.lag, m.undecoded, m.retries} {
+	m.shredded = counter("shredded_records_total", "Records of which a marker was left because their keys were revoked after they were applied, by database version.", "database")
+	for _, c := range []prometheus.Collector{m.shredded, m.kafkaAway, m.calls, m.seconds, m.lines, m.requests, m.evidence, m.applied, m.lag, m.undecoded, m.retries} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("registering metrics: %w", err)
 		}

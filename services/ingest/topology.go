@@ -26,7 +26,7 @@ func Topology() schemas.Topology {
 		{Kind: schemas.Table, Topic: schemas.DatabusDatabases},
 		{Kind: schemas.Table, Topic: schemas.IdentityGraphs},
 		{Kind: schemas.Table, Topic: schemas.KeysEvents},
-		{Kind: schemas.Sink, Topic: schemas.KeysEvents, Doc: "an account's first data key"},
+		{Kind: schemas.Sink, Topic: schemas.KeysEvents, Doc: "data keys; that it holds keys, has dropped revoked ones, and has swept a database"},
 		{Kind: schemas.Table, Topic: schemas.UsageLimits},
 		{Kind: schemas.Sink, Topic: schemas.UsageEvents, Doc: "one event per call"},
 	}}

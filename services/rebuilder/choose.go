@@ -11,7 +11,8 @@ import (
 
 // chooser is pass 1 over a partition: it folds the versions of each record by the applier's rules without opening them.
 //
-// Opening is the one thing that can turn a version down which these rules accept, and a version that is turned down
+// A version of which the key is revoked is a deleted one, so it is accepted like any other. Of the rest, opening is the one
+// thing that can turn a version down which these rules accept, and a version that is turned down
 // counts for nothing: not as the newest, and not as a recent request. So the chooser also notes which versions must
 // open for its choice to be the applier's; pass 2 opens those, and when one does not, the record is chosen again
 // without it.
@@ -59,7 +60,7 @@ func (c *chooser) intern(account string) string {
 	return account
 }
 
-// add folds the next version. locked says that its data key is revoked or does not exist.
+// add folds the next version. locked says that its data key does not exist.
 func (c *chooser) add(in *identity.Input, locked bool) {
 	if in.Validate() != nil {
 		c.invalid++

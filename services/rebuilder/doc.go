@@ -17,7 +17,9 @@
 // Failure: a gap in the archive, an object that is not as it should be, a graph or a serving version that does not exist,
 // or a keyspace with other rows than were written fail the job, with the reason in its last event. What a failed or
 // cancelled job has left, its keyspace, is dropped, and then its version is announced as FAILED. Records that can never
-// be opened are counted as dead, as the applier does.
+// be opened are counted as dead, as the applier does. A record of which the newest version's key is revoked is dropped and
+// counted as shredded: its marker keeps version and request ids, as everywhere. Keys that are revoked while a job runs are
+// the sweep's, which ingest begins once the version is on STANDBY.
 //
 // Memory: pass 1 keeps about 200 bytes for each record key of a partition, 24 more for each of its versions within 24
 // hours before the newest, and 8 for each version that was refused by a repeat or came after 16 others within 24

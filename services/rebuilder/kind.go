@@ -142,6 +142,7 @@ func (r *Rebuilder) totals(s *job.State) (event.RebuildResult, error) {
 		sum.Superseded += v.Superseded
 		sum.Repeats += v.Repeats
 		sum.Dead += v.Dead
+		sum.Shredded += v.Shredded
 		sum.Rows += v.Rows
 	}
 	return sum, nil
@@ -166,7 +167,7 @@ func (r *Rebuilder) event(s job.State, what job.Event, _ int) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		e.Records, e.Rows, e.Dead = sum.Records, sum.Rows, sum.Dead
+		e.Records, e.Rows, e.Dead, e.Shredded = sum.Records, sum.Rows, sum.Dead, sum.Shredded
 		for i := range s.Tasks {
 			if s.Tasks[i].Done {
 				e.Done++

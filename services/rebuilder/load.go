@@ -2,12 +2,14 @@ package rebuilder
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"databus/pkg/graph"
 	"databus/pkg/history"
 	"databus/pkg/identity"
 	"databus/pkg/job"
+	"databus/pkg/seal"
 	"databus/schemas/event"
 )
 
@@ -54,7 +56,7 @@ func (r *Rebuilder) load(ctx context.Context, task *event.RebuildTask, result *e
 	}
 	*result = l.count(*result)
 	r.log.Info("partition rebuilt", "job", task.JobID, "partition", task.Partition, "records", result.Records,
-		"winners", result.Winners, "repeats", result.Repeats, "dead", result.Dead)
+		"winners", result.Winners, "repeats", result.Repeats, "dead", result.Dead, "shredded", result.Shredded)
 	return nil
 }
 
@@ -73,13 +75,13 @@ func (r *Rebuilder) own(ctx context.Context, task *event.RebuildTask) (event.Dat
 	return v, nil
 }
 
-// locked says that a version's key is revoked or never existed, which needs no opening.
+// locked says that a version's key never existed, which needs no opening.
 func (r *Rebuilder) locked(ctx context.Context, rec *event.DatabusRecord) (bool, error) {
 	if rec.KeyID == "" {
 		return false, nil
 	}
-	_, err := r.Keyring.Opener(ctx, rec.KeyID)
-	if err != nil && identity.IsDead(err) {
+	_, err := r.Keyring.Revoked(ctx, rec.KeyID)
+	if errors.Is(err, seal.ErrUnknownKey) {
 		return true, nil
 	}
 	return false, err
@@ -100,6 +102,8 @@ type loader struct {
 	invalid int64
 	letters int64
 	total   int64 // rows in all tables
+	// shredded are the chosen versions of which the key is revoked.
+	shredded int64
 
 	batch []identity.Change
 	bytes int
@@ -152,6 +156,10 @@ func (l *loader) write(ctx context.Context, c *chooser) (map[recordKey]bool, err
 		if in.Offset != r.newest || broken[key] { // the newest comes last, so all others have opened
 			return nil
 		}
+		if row.Shredded {
+			l.shredded++
+			row.Shredded = false
+		}
 		row.Recent = r.recent
 		return l.put(ctx, row)
 	})
@@ -192,7 +200,7 @@ func (l *loader) flush(ctx context.Context) error {
 func (l *loader) count(result event.RebuildResult) event.RebuildResult {
 	result.Dead = l.invalid + l.letters
 	result.Records = result.Dead
-	result.Rows = l.total
+	result.Rows, result.Shredded = l.total, l.shredded
 	for _, r := range l.chosen {
 		result.Records += r.records
 		result.Repeats += r.repeats

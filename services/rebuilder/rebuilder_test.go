@@ -11,6 +11,7 @@ import (
 	"databus/pkg/graph"
 	"databus/pkg/history/historytest"
 	"databus/pkg/identity"
+	"databus/pkg/seal"
 	"databus/schemas"
 	"databus/schemas/event"
 	"databus/services/rebuilder"
@@ -126,14 +127,29 @@ func TestRevokedKeys(t *testing.T) {
 	ends := r.Ends()
 	r.Archive(make([]int64, len(ends)), ends, nil)
 	revoked := r.Keyring.List()[0]
-	if err := r.Keyring.Revoke(t.Context(), revoked.KeyID); err != nil {
+	if _, err := r.Keyring.Shred(t.Context(), seal.Shred{Account: revoked.Account}); err != nil {
 		t.Fatal(err)
 	}
 	e := r.end(r.job("revoked", nil), event.RebuildEventKindCompleted)
 	v, _ := r.Database(e.DatabaseVersion)
 	r.Same(r.Apply("model", graph.Genesis(), ends), r.Store(v.Keyspace))
-	if e.Dead == 0 {
-		t.Error("nothing is dead")
+	if e.Shredded == 0 || e.Dead != 0 {
+		t.Errorf("%d shredded, %d dead", e.Shredded, e.Dead)
+	}
+	markers := int64(0)
+	if err := r.Store(v.Keyspace).Scan(t.Context(), identity.ByKey, func(row *identity.Row) error {
+		if row.Account == revoked.Account {
+			if !row.Deleted {
+				t.Errorf("record %s… of a shredded account has a row", row.RecordKey[:8])
+			}
+			markers++
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if markers < e.Shredded {
+		t.Errorf("%d markers of %d shredded records", markers, e.Shredded)
 	}
 }
 

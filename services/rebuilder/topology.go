@@ -30,6 +30,7 @@ func Topology() schemas.Topology {
 		{Kind: schemas.Table, Topic: schemas.ArchiveFiles, Doc: "which objects to read"},
 		{Kind: schemas.Table, Topic: schemas.IdentityGraphs},
 		{Kind: schemas.Table, Topic: schemas.KeysEvents},
+		{Kind: schemas.Sink, Topic: schemas.KeysEvents, Doc: "that it holds keys, and has dropped revoked ones"},
 		{Kind: schemas.Table, Topic: schemas.DatabusDatabases, Doc: "the serving version's graph"},
 		{Kind: schemas.Sink, Topic: schemas.DatabusDatabases, Doc: "BUILDING, LOADED, FAILED"},
 	}}

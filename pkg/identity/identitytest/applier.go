@@ -22,8 +22,10 @@ import (
 // deletes, repeats of requests, records that cannot be opened.
 type History struct {
 	Resolver *identity.Resolver
-	Graph    *graph.Graph
-	Inputs   []identity.Input
+	// Keyring is the resolver's; account-1 has keys for its records.
+	Keyring *seal.Keyring
+	Graph   *graph.Graph
+	Inputs  []identity.Input
 	// Want is the final row of each record, from a model that folds the inputs one by one.
 	Want []identity.Row
 }
@@ -31,7 +33,13 @@ type History struct {
 const accounts, records, persons = 2, 6, 4
 
 // NewHistory makes n versions. Those with equal seeds have equal inputs, the seal aside.
-func NewHistory(t testing.TB, seed uint64, n int) *History {
+func NewHistory(t testing.TB, seed uint64, n int) *History { return newHistory(t, seed, n, true) }
+
+// NewSoundHistory is NewHistory without versions that were changed on their way. One that does not open counts for nothing,
+// and one that was shredded like any other: nobody can say which of them a changed version is once its key is gone.
+func NewSoundHistory(t testing.TB, seed uint64, n int) *History { return newHistory(t, seed, n, false) }
+
+func newHistory(t testing.TB, seed uint64, n int, changed bool) *History {
 	t.Helper()
 	bed := kafkatest.New(t, schemas.KeysEvents)
 	keys, err := seal.Generate(filepath.Join(t.TempDir(), "keys.json"))
@@ -39,7 +47,9 @@ func NewHistory(t testing.TB, seed uint64, n int) *History {
 	ring, err := seal.OpenKeyring(t.Context(), seal.Options{Kafka: bed.Opts, Codec: bed.Codec, Keys: keys})
 	must(t, err)
 	t.Cleanup(ring.Close)
-	h := &History{}
+	h := &History{Keyring: ring}
+	_, err = ring.Rotate(t.Context(), "account-1", seal.RecordScope)
+	must(t, err)
 	h.Resolver, err = identity.NewResolver(keys, ring, "AU")
 	must(t, err)
 
@@ -66,7 +76,7 @@ func NewHistory(t testing.TB, seed uint64, n int) *History {
 		must(t, err)
 		rec := res.Record
 		switch {
-		case rec.Kind == event.RecordKindUpsert && r.IntN(25) == 0:
+		case rec.Kind == event.RecordKindUpsert && r.IntN(25) == 0 && changed:
 			rec.Sealed = bytes.Clone(rec.Sealed)
 			rec.Sealed[r.IntN(len(rec.Sealed))] ^= 1
 		case r.IntN(60) == 0:
@@ -93,12 +103,30 @@ func NewHistory(t testing.TB, seed uint64, n int) *History {
 		}
 	}
 	h.Graph = graph.Build(slices.Values(evidence)).Graph
-	h.model(t)
+	h.Remodel(t)
 	return h
 }
 
-// model is the rule in its simplest form: one version after the other, all ids ever accepted, no store.
-func (h *History) model(t testing.TB) {
+// Shred shreds account-0 and some records of account-1, and makes Want what it is then.
+func (h *History) Shred(t testing.TB) {
+	t.Helper()
+	var some []string
+	for _, i := range h.Keyring.List() {
+		if i.RecordKey != "" && i.RecordKey[0] < '8' && !slices.Contains(some, i.RecordKey) {
+			some = append(some, i.RecordKey)
+		}
+	}
+	_, err := h.Keyring.Shred(t.Context(), seal.Shred{Account: "account-0"})
+	must(t, err)
+	if len(some) > 0 {
+		_, err = h.Keyring.Shred(t.Context(), seal.Shred{Account: "account-1", RecordKeys: some})
+		must(t, err)
+	}
+	h.Remodel(t)
+}
+
+// Remodel makes Want what it is with the keys as they are now. It is the rule in its simplest form: one version after the other, all ids ever accepted, no store.
+func (h *History) Remodel(t testing.TB) {
 	type accepted struct {
 		id string
 		at time.Time
@@ -114,6 +142,7 @@ func (h *History) model(t testing.TB) {
 			}
 			continue
 		}
+		row.Shredded = false // a deleted row like others
 		key := row.Account + "/" + row.RecordKey
 		// The last 16 of those within the window, counted as they were accepted.
 		window := slices.DeleteFunc(slices.Clone(ids[key]), func(a accepted) bool { return in.AppendTime.Sub(a.at) > identity.RecentWindow })
@@ -148,7 +177,7 @@ func applier(t *testing.T, stores identity.Stores, prefix string) {
 		results, err := a.Apply(t.Context(), straight, h.Inputs)
 		must(t, err)
 		holds(t, straight, "in one batch", slices.Clone(h.Want)...)
-		var counts [4]int
+		var counts [5]int
 		for _, res := range results {
 			counts[res.Outcome]++
 		}
@@ -193,6 +222,118 @@ func applier(t *testing.T, stores identity.Stores, prefix string) {
 		must(t, err)
 		if !c.Equal() || c.Rows < int64(len(h.Want)) {
 			t.Errorf("compared %d rows: %v", c.Rows, c.Diffs)
+		}
+	}
+}
+
+// shredding revokes keys in the middle of a history that is applied in batches, sweeps, and expects the tables of those who
+// knew from the beginning that the keys would be revoked.
+func shredding(t *testing.T, stores identity.Stores, prefix string) {
+	shredded := 0
+	for seed := range uint64(4) {
+		h := NewSoundHistory(t, seed, 300)
+		a := identity.Applier{Rows: h.Resolver, Graph: h.Graph}
+		r := rand.New(rand.NewPCG(seed, 3))
+		live := Fresh(t, stores, fmt.Sprint(prefix, "_live", seed))
+		at := 50 + r.IntN(200)
+		apply := func(next, end int) {
+			for next < end {
+				batch := h.Inputs[next:min(next+1+r.IntN(40), end)]
+				results, err := a.Apply(t.Context(), live, batch)
+				must(t, err)
+				for _, res := range results {
+					if res.Outcome == identity.Shredded {
+						shredded++
+					}
+				}
+				next += len(batch)
+			}
+		}
+		apply(0, at)
+		h.Shred(t)
+		pending, positions, whole := h.Keyring.Unswept("live")
+		if len(pending) < 2 || !whole {
+			t.Fatalf("%d revocations to carry out, %v", len(pending), whole)
+		}
+		if seed%2 == 0 { // the sweep comes before what is left, or behind it
+			apply(at, len(h.Inputs))
+		}
+		n, err := identity.Sweep(t.Context(), live, h.Resolver, pending)
+		must(t, err)
+		must(t, h.Keyring.Swept(t.Context(), "live", positions))
+		shredded += int(n)
+		if seed%2 == 1 {
+			apply(at, len(h.Inputs))
+		}
+		holds(t, live, "shredded in the middle", slices.Clone(h.Want)...)
+
+		later := Fresh(t, stores, fmt.Sprint(prefix, "_later", seed))
+		_, err = a.Apply(t.Context(), later, h.Inputs)
+		must(t, err)
+		c, err := identity.Compare(t.Context(), live, later)
+		must(t, err)
+		if !c.Equal() {
+			t.Errorf("seed %d: %v", seed, c.Diffs)
+		}
+		again, err := identity.Sweep(t.Context(), live, h.Resolver, pending)
+		must(t, err)
+		if again != 0 {
+			t.Errorf("a second sweep shreds %d records", again)
+		}
+		// From an earlier offset again, as after a crash: what was shredded stays so.
+		_, err = a.Apply(t.Context(), live, h.Inputs[at/2:])
+		must(t, err)
+		holds(t, live, "applied again", slices.Clone(h.Want)...)
+	}
+	if shredded < 20 {
+		t.Errorf("only %d records were shredded: the test does not test", shredded)
+	}
+}
+
+// late is a Rower of which a key is revoked between the making of a row and its writing.
+type late struct {
+	identity.Rower
+	revoked bool
+}
+
+func (l *late) Revoked(context.Context, string) (bool, error) { return l.revoked, nil }
+
+// whileWriting is a store that does something in the middle of a write.
+type whileWriting struct {
+	identity.Store
+	do func()
+}
+
+func (w *whileWriting) Apply(ctx context.Context, changes []identity.Change) error {
+	if w.do != nil {
+		w.do()
+	}
+	return w.Store.Apply(ctx, changes)
+}
+
+// A key is revoked while rows are written, and the sweep has been by already: the applier sees to it itself, also where it
+// crashed in between.
+func revokedWhileWriting(t *testing.T, stores identity.Stores, prefix string) {
+	h := NewSoundHistory(t, 9, 60)
+	for _, crash := range []bool{false, true} {
+		rows := &late{Rower: h.Resolver}
+		a := identity.Applier{Rows: rows, Graph: h.Graph}
+		store := Fresh(t, stores, fmt.Sprint(prefix, "_while_", crash))
+		between := &whileWriting{Store: store, do: func() { rows.revoked = !crash }}
+		_, err := a.Apply(t.Context(), between, h.Inputs)
+		must(t, err)
+		if crash { // the rows are written, nothing was committed, the next start knows of the revocation
+			rows.revoked = true
+			_, err := a.Apply(t.Context(), store, h.Inputs)
+			must(t, err)
+		}
+		for _, row := range scan(t, store, identity.ByKey) {
+			if !row.Deleted {
+				t.Fatalf("crash %v: a row is left", crash)
+			}
+		}
+		if n := len(scan(t, store, identity.ByPerson)) + len(scan(t, store, identity.ByFCID)); n != 0 {
+			t.Errorf("crash %v: %d rows by person and by FCID are left", crash, n)
 		}
 	}
 }

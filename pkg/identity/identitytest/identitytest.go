@@ -21,6 +21,9 @@ func Run(t *testing.T, prefix string, open func(testing.TB) identity.Stores) {
 	t.Run("rows", func(t *testing.T) { rows(t, Fresh(t, open(t), prefix+"_rows")) })
 	t.Run("moves", func(t *testing.T) { moves(t, Fresh(t, open(t), prefix+"_moves")) })
 	t.Run("versions", func(t *testing.T) { versions(t, Fresh(t, open(t), prefix+"_versions")) })
+	t.Run("markers", func(t *testing.T) { markers(t, Fresh(t, open(t), prefix+"_markers")) })
+	t.Run("shredding", func(t *testing.T) { shredding(t, open(t), prefix) })
+	t.Run("revoked while writing", func(t *testing.T) { revokedWhileWriting(t, open(t), prefix) })
 	t.Run("bad", func(t *testing.T) { bad(t, Fresh(t, open(t), prefix+"_bad")) })
 	t.Run("applier", func(t *testing.T) { applier(t, open(t), prefix) })
 }
@@ -236,6 +239,32 @@ func rows(t *testing.T, s identity.Store) {
 	if _, _, err := s.Get(ctx, "a", want[0].RecordKey); err == nil {
 		t.Error("read under a context that is done")
 	}
+}
+
+// markers replace rows of their own version, and rows of that version never come back.
+func markers(t *testing.T, s identity.Store) {
+	apply := func(c ...identity.Change) { t.Helper(); must(t, s.Apply(t.Context(), c)) }
+	other, one := row(t, "a", 2, 1, 5), row(t, "a", 1, 1, 5)
+	apply(identity.Change{New: other}, identity.Change{New: one})
+	shred := identity.Change{New: one.Marker(), Left: []identity.Place{one.Place()}}
+	apply(shred)
+	holds(t, s, "shredded", other, one.Marker())
+	apply(shred)
+	holds(t, s, "shredded again", other, one.Marker())
+	apply(identity.Change{New: one})
+	holds(t, s, "the row once more", other, one.Marker())
+	two := row(t, "a", 1, 1, 6)
+	apply(identity.Change{New: two})
+	holds(t, s, "a later version", other, two)
+	apply(shred)
+	holds(t, s, "the earlier one shredded late", other, two)
+	// Only what is left is removed, and not where a later version stands.
+	apply(identity.Change{New: one.Marker(), Left: []identity.Place{one.Place()}, Remove: true})
+	holds(t, s, "an earlier row removed where a later one stands", other, two)
+	three := row(t, "a", 1, 3, 7)
+	apply(identity.Change{New: three, Left: []identity.Place{two.Place()}})
+	apply(identity.Change{New: three.Marker(), Left: []identity.Place{two.Place()}, Remove: true})
+	holds(t, s, "nothing to remove", other, three)
 }
 
 func moves(t *testing.T, s identity.Store) {
