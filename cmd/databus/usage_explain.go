@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,7 +21,7 @@ import (
 
 type usageExplainCmd struct {
 	Account     string        `arg:"" help:"Account id."`
-	Period      string        `required:"" predictor:"period" placeholder:"ID" help:"Period, as usage.counts names it: total, month:2026-11, contract-month:2026-11-15 or contract-year:2026-03-01."`
+	Period      string        `required:"" predictor:"period" placeholder:"ID" help:"Period, as usage.counts names it: total, month:2026-11, contract-month:2026-11-15 or contract-year:2026-03-01; behind a change of bounds with a number, such as month:2026-11@2."`
 	Pack        string        `default:"*" predictor:"pack" placeholder:"PACK" help:"Data pack; by default * for all packs together."`
 	DedupWindow time.Duration `default:"${dedup_window}" help:"The window of the usage-aggregator (its setting dedup_window)."`
 	KeepEnded   time.Duration `default:"${keep_ended}" help:"How long ago an event may have happened when it is appended (the usage-aggregator's setting keep_ended); 0 is for ever."`
@@ -38,7 +39,8 @@ usage.counts and exits with 1 when they differ. What the aggregator has not coun
 The topic forgets after its retention. Where events of the period may be gone, the count cannot be checked, and that is an
 error too. Contracts decide about time zones and contract periods: each is taken to be in force from its append time on or,
 where that does not give the count, from before the first event, as for an aggregator that started later; the output says
-which.
+which. Where a contract changed the bounds of periods, they began anew under the account's next set of bounds: month:2026-11
+holds what was counted before the change, month:2026-11@2 what came after it.
 
 Examples:
 
@@ -50,6 +52,9 @@ Examples:
 
 // Validate is called by the parser of the command line.
 func (c usageExplainCmd) Validate() error {
+	if _, set := usage.Bounds(c.Period); set == 0 {
+		return fmt.Errorf("--period %q: behind @ stands the number of a set of bounds, from 2 on, as in month:2026-11@2", c.Period)
+	}
 	if _, ok := usage.Kind(c.Period); !ok {
 		return fmt.Errorf("--period %q is no period: total, month:2026-11, contract-month:2026-11-15 or contract-year:2026-03-01", c.Period)
 	}
@@ -78,6 +83,8 @@ type explained struct {
 	InFlight  recount.Sum `json:"in_flight"`
 	Contracts []int64     `json:"contract_versions"`
 	Under     string      `json:"contract"` // appended or newest
+	Set       int64       `json:"bounds"`   // number of the set of bounds
+	Began     *time.Time  `json:"bounds_began_at,omitempty"`
 	Events    int64       `json:"account_events"`
 	*recount.Tally
 	DeadLetters any            `json:"dead_letters"`
@@ -176,12 +183,13 @@ func (c usageExplainCmd) explain(ctx context.Context, g *Globals, adm *kadm.Clie
 	if count != nil {
 		x.Count, x.have = countLine(count), recount.Sum{Matched: count.Matched, Unmatched: count.Unmatched, AmountMicros: count.AmountMicros}
 	}
-	r := recount.New(recount.Options{Account: c.Account, Pack: c.Pack, Period: c.Period, Window: c.DedupWindow, KeepEnded: c.KeepEnded, Home: home, Contracts: contracts})
+	r := recount.New(recount.Options{Account: c.Account, Pack: c.Pack, Period: c.Period, Window: c.DedupWindow, KeepEnded: c.KeepEnded, Home: home, Contracts: contracts,
+		Trimmed: x.LogStart > 0 || unknown(count, contracts)})
 	w := &walk{x: x, recount: r, from: max(offset(before), x.LogStart), to: max(x.Committed, x.LogStart)}
 	if err := w.read(ctx, g, spans, c.Account); err != nil {
 		return nil, err
 	}
-	w.judge(count)
+	w.judge(c, count)
 	return x, nil
 }
 
@@ -201,6 +209,11 @@ func (c usageExplainCmd) contracts(ctx context.Context, g *Globals) ([]recount.C
 		return nil
 	})
 	return all, err
+}
+
+// unknown says that a count names a contract that is not there any more: the topic keeps the newest version of each.
+func unknown(count *event.UsageCount, contracts []recount.Contract) bool {
+	return count != nil && count.ContractVersion != 0 && !slices.ContainsFunc(contracts, func(c recount.Contract) bool { return c.Terms.Version() == count.ContractVersion })
 }
 
 // count is the number to explain; nil where there is none.
@@ -224,23 +237,34 @@ type walk struct {
 	from, to int64     // the count stands for an offset from from to to
 	oldest   time.Time // of the events that are left in the account's partition
 
-	counted [2]recount.Sum // per tally: what the aggregator has committed
-	agrees  [2]bool        // per tally: some prefix from from to to is the count
+	found map[*recount.Reading]*prefix
 }
 
-func (w *walk) tallies() [2]*recount.Tally {
-	return [2]*recount.Tally{w.recount.Appended, w.recount.Newest}
+// A prefix is what a reading has in common with the aggregator.
+type prefix struct {
+	counted recount.Sum // what the aggregator has committed
+	agrees  bool        // some prefix from from to to is the count
+}
+
+func (w *walk) prefix(r *recount.Reading) *prefix {
+	if w.found == nil {
+		w.found = map[*recount.Reading]*prefix{}
+	}
+	if w.found[r] == nil {
+		w.found[r] = &prefix{}
+	}
+	return w.found[r]
 }
 
 // look takes the sums that hold for the prefixes of the partition up to an offset from first to last.
 func (w *walk) look(first, last int64) {
-	for i, t := range w.tallies() {
-		sum := t.Of(w.x.Partition)
+	for _, r := range w.recount.Readings() {
+		sum, p := r.Of(w.x.Partition), w.prefix(r)
 		if first <= w.to && last >= w.from && sum.Same(w.x.have) {
-			w.agrees[i] = true
+			p.agrees = true
 		}
 		if first <= w.to {
-			w.counted[i] = sum
+			p.counted = sum
 		}
 	}
 }
@@ -284,18 +308,27 @@ func (w *walk) read(ctx context.Context, g *Globals, spans map[int32]span, accou
 }
 
 // judge chooses the contract under which the events are the count, and says what is wrong otherwise.
-func (w *walk) judge(count *event.UsageCount) {
-	x, all := w.x, w.tallies()
-	chosen := 0
-	x.Under = "appended"
-	if !w.agrees[0] && w.agrees[1] {
-		chosen, x.Under = 1, "newest"
+func (w *walk) judge(c usageExplainCmd, count *event.UsageCount) {
+	x, all := w.x, w.recount.Readings()
+	chosen := all[0]
+	for _, r := range all {
+		if !w.prefix(r).agrees {
+			continue
+		}
+		if incomplete := w.incomplete(r, count); !w.prefix(chosen).agrees || !incomplete {
+			if chosen = r; !incomplete {
+				break
+			}
+		}
 	}
-	x.Tally = all[chosen]
+	x.Tally, x.Under, x.Set = chosen.Tally, chosen.Under, chosen.Set
+	if !chosen.Began.IsZero() {
+		x.Began = &chosen.Began
+	}
 	x.Contracts, x.Events = w.recount.Versions(), w.recount.Events
 	x.DeadLetters, x.dead, x.nDead = w.recount.DeadLetters, w.recount.DeadLetters.First, w.recount.DeadLetters.Total
 	home := x.Tally.Of(x.Partition)
-	x.InFlight = home.Minus(w.counted[chosen])
+	x.InFlight = home.Minus(w.prefix(chosen).counted)
 	lag := ""
 	if x.Lag > 0 {
 		lag = fmt.Sprintf("; in flight: %d records of partition %d, from offset %d to %d, %d of them events of this count (group %s, %d members)",
@@ -308,15 +341,21 @@ func (w *walk) judge(count *event.UsageCount) {
 	case x.Tally.Sum.Events != home.Events:
 		x.Verdict = "misplaced"
 		x.Reason = fmt.Sprintf("events of the account lie outside of its partition %d, where they are counted apart from the others: a producer uses another partitioner", x.Partition)
-	case w.incomplete(count):
+	case w.incomplete(chosen, count):
 		x.Verdict = "incomplete"
 		x.Reason = fmt.Sprintf("cannot be checked: retention has deleted offsets 0 to %d of partition %d, which may hold events of the period; the archive has them", x.LogStart-1, x.Partition)
 	case home.Same(x.have):
 		x.Verdict = "equal"
-	case w.agrees[chosen]:
+	case w.prefix(chosen).agrees:
 		x.Verdict, x.Reason = "behind", "the aggregator has not counted everything yet"+lag
+	case count != nil && count.ContractVersion != 0 && !slices.Contains(x.Contracts, count.ContractVersion):
+		x.Verdict = "incomplete"
+		x.Reason = fmt.Sprintf("cannot be checked: it was counted under contract version %d, which %s does not hold any more", count.ContractVersion, schemas.UsageContracts)
+	case x.LogStart > 0 && len(x.Contracts) > 0 && c.Period != usage.Total().ID:
+		x.Verdict = "incomplete"
+		x.Reason = fmt.Sprintf("cannot be checked: retention has deleted offsets 0 to %d of partition %d, and with them how often the account's bounds had changed; what is left gives another count", x.LogStart-1, x.Partition)
 	default:
-		d := w.counted[chosen].Minus(x.have)
+		d := w.prefix(chosen).counted.Minus(x.have)
 		x.Verdict = "different"
 		x.Reason = fmt.Sprintf("it is not what the events up to the aggregator's offset make: matched differs by %d, not matched by %d, amount by %s%s", d.Matched, d.Unmatched, millionths(d.AmountMicros), lag)
 		if len(x.Contracts) > 1 {
@@ -326,19 +365,23 @@ func (w *walk) judge(count *event.UsageCount) {
 }
 
 // incomplete says whether events of the period, or the first ones of its duplicates, may have been deleted. An event of a
-// period is appended a day before its start at the earliest.
-func (w *walk) incomplete(count *event.UsageCount) bool {
+// period is appended a day before its start at the earliest, and when its bounds were in force.
+func (w *walk) incomplete(r *recount.Reading, count *event.UsageCount) bool {
 	if w.x.LogStart == 0 {
 		return false
 	}
-	start := w.x.Tally.Start
+	start := r.Start
 	if start.IsZero() && count != nil {
 		start = count.PeriodStart
 	}
 	if start.IsZero() || w.oldest.IsZero() {
 		return true
 	}
-	return w.oldest.After(start.Add(-usage.FutureSlack - w.recount.Window()))
+	earliest := start.Add(-usage.FutureSlack)
+	if r.Began.After(earliest) {
+		earliest = r.Began
+	}
+	return w.oldest.After(earliest.Add(-w.recount.Window()))
 }
 
 // text prints the explanation for people.
@@ -360,6 +403,9 @@ func (c usageExplainCmd) text(g *Globals, x *explained) {
 			under = "all of them before the first event"
 		}
 		say("  contract      versions %s, %s", strings.Trim(fmt.Sprint(x.Contracts), "[]"), under)
+	}
+	if x.Began != nil {
+		say("  bounds        set %d of the account, begun by the contract appended %s", x.Set, moment(*x.Began))
 	}
 	listItems(g, c.Show, "counted", x.Ranges.Total, x.Ranges.First, func(r recount.Range) string {
 		return fmt.Sprintf("%d@%d-%d  %d events, matched %d, not matched %d, amount %s", r.Partition, r.First, r.Last, r.Events, r.Matched, r.Unmatched, millionths(r.AmountMicros))

@@ -26,6 +26,9 @@ type Options struct {
 	Home int32
 	// Contracts of the account in the order of their topic.
 	Contracts []Contract
+	// Trimmed says that older events or contracts may have been deleted. How many sets of bounds the account had before
+	// is then not known, so that the period may be any of those with its name: see Readings.
+	Trimmed bool
 }
 
 // place is where an event is.
@@ -49,15 +52,32 @@ type world struct {
 	terms     *usage.Terms
 	bounds    usage.AccountBounds
 	counted   bool
-	newest    int64 // append time of the newest event that was counted, microseconds
+	newest    int64               // append time of the newest event that was counted, microseconds
+	began     map[int64]time.Time // by number of a set of bounds: when the contract was appended that began it
 }
 
 func (w *world) advance(until func(Contract) bool) {
 	for len(w.contracts) > 0 && until(w.contracts[0]) {
+		last := w.bounds.Last
 		w.terms = w.contracts[0].Terms
 		w.bounds.Change(w.terms, w.counted, w.newest)
+		if w.bounds.Last != last {
+			w.began[w.bounds.Last] = w.contracts[0].At
+		}
 		w.contracts = w.contracts[1:]
 	}
+}
+
+// A Reading is a count of the period, one of those that the aggregator may have come to.
+type Reading struct {
+	*Tally
+	// Under says from when on each contract was in force: "appended", from its append time on, or "newest", all of them
+	// from before the first event on.
+	Under string
+	// Set is the number of the account's set of bounds under which the events were counted, and Began when the contract
+	// was appended that began it; the zero time for the first one, and under "newest".
+	Set   int64
+	Began time.Time
 }
 
 // A Recount takes the events of usage.events, each partition in order, and keeps the tallies.
@@ -68,6 +88,9 @@ type Recount struct {
 	ages      map[int32][]expiry // in order of append time, so that memory is bounded by the window
 	appended  map[int32]*world
 	newest    map[int32]*world
+	base      string // the period without the number of its set of bounds
+	set       int64
+	readings  []*Reading
 
 	// Appended counts each event under the contract that was in force when it was appended, Newest under the newest one.
 	Appended, Newest *Tally
@@ -80,7 +103,9 @@ type Recount struct {
 // New returns a recount without events.
 func New(o Options) *Recount {
 	r := &Recount{o: o, seen: map[int32]map[string]first{}, ages: map[int32][]expiry{}, appended: map[int32]*world{}, newest: map[int32]*world{},
-		Appended: newTally(), Newest: newTally(), DeadLetters: newList[DeadLetter]()}
+		DeadLetters: newList[DeadLetter]()}
+	r.base, r.set = usage.Bounds(o.Period)
+	r.Appended, r.Newest = r.reading("appended", r.set).Tally, r.reading("newest", r.set).Tally
 	var known *usage.Terms
 	for _, c := range o.Contracts {
 		if c.Terms == nil && known == nil || c.Terms != nil && c.Terms.Version() <= known.Version() {
@@ -101,6 +126,31 @@ func (r *Recount) Versions() []int64 {
 	return all
 }
 
+// Readings are the counts that are possible: first those under the period's own set of bounds, Appended and Newest; where
+// history is trimmed then those under each other set that events count under.
+func (r *Recount) Readings() []*Reading { return r.readings }
+
+// reading returns the reading under a set of bounds.
+func (r *Recount) reading(under string, set int64) *Reading {
+	for _, have := range r.readings {
+		if have.Under == under && have.Set == set {
+			return have
+		}
+	}
+	n := &Reading{Tally: newTally(), Under: under, Set: set}
+	r.readings = append(r.readings, n)
+	return n
+}
+
+// interrupt ends the runs of a partition in the readings of a kind, but for one.
+func (r *Recount) interrupt(under string, partition int32, but *Reading) {
+	for _, x := range r.readings {
+		if x.Under == under && x != but {
+			x.interrupt(partition)
+		}
+	}
+}
+
 // Window is the window of append time in which an id counts once.
 func (r *Recount) Window() time.Duration { return r.o.Window }
 
@@ -108,7 +158,7 @@ func (r *Recount) Window() time.Duration { return r.o.Window }
 func (r *Recount) in(worlds map[int32]*world, partition int32) *world {
 	w := worlds[partition]
 	if w == nil {
-		w = &world{bounds: usage.NewAccountBounds(usage.BeforeAll)}
+		w = &world{bounds: usage.NewAccountBounds(usage.BeforeAll), began: map[int64]time.Time{}}
 		if partition == r.o.Home {
 			w.contracts = r.contracts
 		}
@@ -121,8 +171,8 @@ func (r *Recount) in(worlds map[int32]*world, partition int32) *world {
 func (r *Recount) Refuse(partition int32, offset int64, reason string) {
 	r.Events++
 	r.DeadLetters.add(DeadLetter{partition, offset, reason})
-	r.Appended.interrupt(partition)
-	r.Newest.interrupt(partition)
+	r.interrupt("appended", partition, nil)
+	r.interrupt("newest", partition, nil)
 }
 
 // Event takes an event under the account's key.
@@ -144,19 +194,23 @@ func (r *Recount) Event(partition int32, offset int64, appended time.Time, e *ev
 	firstOffset, repeated := r.repeated(at, e.EventID)
 	w := r.in(r.appended, partition)
 	w.advance(func(c Contract) bool { return !c.At.After(appended) })
-	r.into(r.Appended, w, at, e, repeated, firstOffset)
+	r.into("appended", w, at, e, repeated, firstOffset)
 	w = r.in(r.newest, partition)
 	w.advance(func(Contract) bool { return true })
-	r.into(r.Newest, w, at, e, repeated, firstOffset)
+	r.into("newest", w, at, e, repeated, firstOffset)
 }
 
-// into adds an event to a tally.
-func (r *Recount) into(t *Tally, w *world, at place, e *event.UsageEvent, repeated bool, firstOffset int64) {
-	counts := false
+// into adds an event to the reading that it counts to.
+func (r *Recount) into(under string, w *world, at place, e *event.UsageEvent, repeated bool, firstOffset int64) {
+	var to *Reading
 	var period usage.Period
 	w.terms.Counted(e.Pack, e.OccurredAt, func(pack string, p usage.Period) {
-		if pack == r.o.Pack && usage.WithBounds(p.ID, w.bounds.Of(pack, p.Kind).Number) == r.o.Period {
-			counts, period = true, p
+		set := w.bounds.Of(pack, p.Kind).Number
+		if pack == r.o.Pack && p.ID == r.base && (set == r.set || r.o.Trimmed) {
+			to, period = r.reading(under, set), p
+			if to.Began = w.began[set]; under == "newest" {
+				to.Began = time.Time{}
+			}
 		}
 	})
 	if !repeated {
@@ -164,14 +218,14 @@ func (r *Recount) into(t *Tally, w *world, at place, e *event.UsageEvent, repeat
 		w.bounds.Miss(e.Pack, e.OccurredAt)
 	}
 	switch {
-	case counts && repeated:
-		t.Duplicates.add(Duplicate{at.partition, at.offset, firstOffset})
-		t.interrupt(at.partition)
-	case counts:
-		t.count(at, e, period)
+	case to == nil:
+	case repeated:
+		to.Duplicates.add(Duplicate{at.partition, at.offset, firstOffset})
+		to = nil // its run ends too
 	default:
-		t.interrupt(at.partition)
+		to.count(at, e, period)
 	}
+	r.interrupt(under, at.partition, to)
 }
 
 // repeated says whether the id was counted within the window, and remembers it if not. A repeat does not extend the
@@ -205,7 +259,7 @@ func (r *Recount) repeated(at place, id string) (int64, bool) {
 
 // Finish closes the runs that are open. No event may follow.
 func (r *Recount) Finish() {
-	for _, t := range []*Tally{r.Appended, r.Newest} {
+	for _, t := range r.readings {
 		for _, p := range slices.Sorted(maps.Keys(t.open)) {
 			t.interrupt(p)
 		}
