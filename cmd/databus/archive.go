@@ -16,11 +16,12 @@ import (
 )
 
 type archiveCmd struct {
-	Ls      archiveLsCmd      `cmd:"" help:"List the archive's files by partition."`
-	Cat     archiveCatCmd     `cmd:"" help:"Print archived rows as JSON, from the bucket alone."`
-	Verify  archiveVerifyCmd  `cmd:"" help:"Prove that the archive holds each committed record exactly once."`
-	Restore archiveRestoreCmd `cmd:"" help:"Replay a topic's archive into another topic."`
-	DDL     archiveDDLCmd     `cmd:"" name:"ddl" help:"Print the statements that make Athena, DuckDB or Spark read a topic's archive."`
+	Ls       archiveLsCmd       `cmd:"" help:"List the archive's files by partition."`
+	Cat      archiveCatCmd      `cmd:"" help:"Print archived rows as JSON, from the bucket alone."`
+	Verify   archiveVerifyCmd   `cmd:"" help:"Prove that the archive holds each committed record exactly once."`
+	Restore  archiveRestoreCmd  `cmd:"" help:"Replay a topic's archive into another topic."`
+	Backfill archiveBackfillCmd `cmd:"" help:"Archive what the archive lacks and Kafka still has."`
+	DDL      archiveDDLCmd      `cmd:"" name:"ddl" help:"Print the statements that make Athena, DuckDB or Spark read a topic's archive."`
 }
 
 // archiveFlags say where the archive is.

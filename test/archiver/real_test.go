@@ -16,8 +16,6 @@ import (
 	"databus/test/servers"
 )
 
-func TestMain(m *testing.M) { servers.Main(m) }
-
 func TestArchiverOnRealServers(t *testing.T) {
 	// Servers of its own, because its tests delete the catalogue's topics.
 	kafka, err := servers.StartKafka(t.Context(), servers.Options{Config: map[string]string{"group.min.session.timeout.ms": "1000"}})

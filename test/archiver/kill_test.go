@@ -1,0 +1,184 @@
+//go:build servers
+
+package archiver
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"testing"
+	"time"
+
+	"databus/services/archiver"
+	"databus/test/archiver/verify"
+)
+
+// TestProveKills kills two archivers again and again, on real Kafka and a real S3 server, under load: at random moments
+// and at each step of a cut, down for a moment or until the other has taken over. Then who only lists the bucket finds every
+// offset once, and all objects come out the same in an empty bucket.
+func TestProveKills(t *testing.T) {
+	w := realKafka(t)
+	d := &director{w: w, rng: rand.New(rand.NewPCG(6, 6)), all: []*instance{{w: w, id: "a", maxRecords: 35}, {w: w, id: "b", maxRecords: 52}}}
+	stop := w.load(1, 200)
+	for _, i := range d.all {
+		if err := i.start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	began := time.Now()
+	for n, scene := range d.plan(size(30, 300), size(1, 15), size(2, 15)) {
+		if err := scene(); err != nil {
+			t.Fatalf("scene %d, after %d kills: %v", n+1, d.kills, err)
+		}
+	}
+	t.Logf("%d kills in %v", d.kills, time.Since(began).Round(time.Second))
+	stop()
+	w.archived(2*time.Minute, func() string { return d.all[0].tail() + "\n" + d.all[1].tail() })
+	for _, i := range d.all {
+		if err := i.stop(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.verify("kills")
+	empty := w.newBucket()
+	sum := w.backfill(empty)
+	figures.mu.Lock()
+	figures.replays += sum.Again + len(sum.Differing)
+	figures.differed += len(sum.Differing)
+	figures.mu.Unlock()
+	t.Logf("made again: %d objects, %d differ", sum.Again, len(sum.Differing))
+	if len(sum.Differing) > 0 || sum.New > 0 || sum.Gone > 0 || sum.Again < size(50, 200) {
+		t.Errorf("in an empty bucket: %+v", sum)
+	}
+	w.verifyIn(empty, "replays")
+}
+
+func (w *world) verify(what string) { w.t.Helper(); w.verifyIn(w.bucket, what) }
+
+func (w *world) verifyIn(bucket, what string) {
+	w.t.Helper()
+	r, err := verify.Verify(w.t.Context(), w.options(bucket))
+	if err != nil {
+		w.t.Fatalf("%s: %v", what, err)
+	}
+	figures.add(r)
+	w.t.Logf("%s: %v", what, r)
+	if err := r.Err(); err != nil {
+		w.t.Errorf("%s: %v", what, err)
+	}
+}
+
+// director starts and kills two instances.
+type director struct {
+	w     *world
+	rng   *rand.Rand
+	all   []*instance
+	kills int
+}
+
+type scene func() error
+
+// plan is the order of n kills at least: each step times, adoption adoptions times, the rest at random.
+func (d *director) plan(n, times, adoptions int) []scene {
+	var all []scene
+	for range times {
+		for _, step := range []archiver.Step{archiver.Encoded, archiver.Put, archiver.Transacting, archiver.Committed} {
+			all = append(all, func() error { return d.inside(step) })
+			n -= 2
+		}
+	}
+	for range adoptions {
+		all = append(all, d.adoption)
+		n -= 5
+	}
+	for range n {
+		all = append(all, d.atRandom)
+	}
+	d.rng.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	return all
+}
+
+func (d *director) killed(point string) {
+	d.kills++
+	figures.kill(point)
+}
+
+// kill kills an instance that runs.
+func (d *director) kill(i *instance) error {
+	if err := i.kill9(); err != nil {
+		return err
+	}
+	d.killed("")
+	return nil
+}
+
+// down waits for a moment, or until the group has given the instance's partitions to the other.
+func (d *director) down() {
+	if d.rng.IntN(3) == 0 {
+		time.Sleep(session + time.Duration(d.rng.IntN(800))*time.Millisecond)
+	}
+}
+
+func (d *director) atRandom() error {
+	i := d.all[d.rng.IntN(2)]
+	time.Sleep(time.Duration(d.rng.IntN(900)) * time.Millisecond)
+	if err := d.kill(i); err != nil {
+		return err
+	}
+	d.down()
+	return i.start()
+}
+
+// inside lets an instance kill itself at a step.
+func (d *director) inside(step archiver.Step) error {
+	i := d.all[d.rng.IntN(2)]
+	if err := d.kill(i); err != nil {
+		return err
+	}
+	if err := d.crash(i, step, d.rng.IntN(3)); err != nil {
+		return err
+	}
+	d.down()
+	return i.start()
+}
+
+func (d *director) crash(i *instance, step archiver.Step, after int) error {
+	file, err := i.startCrashing(string(step), after)
+	if err != nil {
+		return err
+	}
+	if !i.run.gone(time.Minute) {
+		return fmt.Errorf("archiver %s: step %s was not reached:\n%s", i.id, step, i.tail())
+	}
+	if reached, err := os.ReadFile(file); !i.run.killed() || err != nil || string(reached) != string(step) {
+		return fmt.Errorf("archiver %s: step %s was not reached: %q, %v\n%s", i.id, step, reached, err, i.tail())
+	}
+	d.killed(string(step))
+	return nil
+}
+
+// adoption leaves an object without a commit behind; the other instance, which cuts elsewhere, dies while it adopts it,
+// and dies again when it has.
+func (d *director) adoption() error {
+	n := d.rng.IntN(2)
+	first, heir := d.all[n], d.all[1-n]
+	for _, i := range d.all {
+		if err := d.kill(i); err != nil {
+			return err
+		}
+	}
+	if err := d.crash(first, archiver.Put, d.rng.IntN(3)); err != nil {
+		return err
+	}
+	for _, step := range []archiver.Step{archiver.Adopting, archiver.Adopted} {
+		if err := d.crash(heir, step, 0); err != nil {
+			return err
+		}
+	}
+	for _, i := range d.all {
+		if err := i.start(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
