@@ -41,6 +41,7 @@ type Service struct {
 	cfg Config
 
 	resolver  *identity.Resolver
+	keyring   *seal.Keyring
 	opener    *seal.RequestOpener
 	public    *seal.PublicKey
 	databases *identity.Databases
@@ -81,11 +82,10 @@ func New(ctx context.Context, env *service.Env, cfg Config) (service.Runner, err
 		return nil, err
 	}
 	s.public = keys.PublicKey()
-	keyring, err := env.Keyring(ctx)
-	if err != nil {
+	if s.keyring, err = env.Keyring(ctx); err != nil {
 		return nil, err
 	}
-	if s.resolver, err = identity.NewResolver(keys, keyring, cfg.Region); err != nil {
+	if s.resolver, err = identity.NewResolver(keys, s.keyring, cfg.Region); err != nil {
 		return nil, err
 	}
 	if s.stores, err = env.Stores(ctx); err != nil {
