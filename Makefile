@@ -66,6 +66,10 @@ prove-usage: ## the usage half is killed 600 times, three brokers ten times, and
 prove-ingest: ## two instances of ingest are killed 260 times under load; tables, evidence and answers must equal a model
 	cd test && go test -tags servers -timeout 120m -count 1 -v -run TestProve ./ingest -args -full
 
+.PHONY: prove-archive
+prove-archive: ## archivers are killed 300 times, S3 fails in 96 ways, all objects are made again: each offset is archived once
+	cd test && go test -tags servers -timeout 120m -count 1 -run TestProve ./archiver -args -full
+
 .PHONY: prove-state
 prove-state: ## the power fails at 10,000 writes of state, unsynced data lost in part: it opens or is restored, never wrong
 	go test -tags prove -timeout 120m -count 1 -v -run 'TestCrashAtWrites|TestPowerFailures' ./pkg/state ./pkg/stream
