@@ -148,6 +148,97 @@ func TestZombieCannotCommit(t *testing.T) {
 	}
 }
 
+// TestOrphanRace is the race for an object without a commit, played out: the first owner uploads it and is cut off, the
+// second one finds it and is cut off at each step of its adoption, the third one comes by; then the first two wake up, in
+// both orders. All three cut at different places.
+func TestOrphanRace(t *testing.T) {
+	for _, at := range []archiver.Step{archiver.Encoded, archiver.Adopting, archiver.Adopted, archiver.Transacting} {
+		for _, order := range []string{"first wakes first", "second wakes first"} {
+			if real() && order == "first wakes first" {
+				continue // each takes two sessions there, one test after the other
+			}
+			t.Run(string(at)+"/"+order, func(t *testing.T) {
+				parallel(t)
+				w := newWorld(t)
+				records := w.usageRecords(400)
+				for i := 0; i < len(records); i += 19 {
+					records[i].Value = records[i].Value[:8]
+				}
+				w.produce(records, 20)
+				w.cfg.SessionTimeout = 6 * time.Second
+				var owners []*delayed
+				for n, step := range []archiver.Step{archiver.Put, at} {
+					w.cfg.MaxRecords = []int{30, 70}[n]
+					d := newDelayed(step)
+					d.running = w.start(fmt.Sprint("owner-", n+1), d.hook, d.cutOff)
+					select {
+					case <-d.held:
+					case err := <-d.running.done:
+						t.Fatalf("owner %d ended with %v", n+1, err)
+					case <-time.After(60 * time.Second):
+						t.Fatalf("owner %d never came to %s", n+1, step)
+					}
+					owners = append(owners, d)
+				}
+				w.cfg.MaxRecords = 110
+				before := w.list(schemas.UsageEvents)
+				if len(before.sums) == 0 {
+					t.Fatal("the first owner left nothing")
+				}
+				w.start("owner-3", nil)
+				w.archived(schemas.UsageEvents)
+				if order == "second wakes first" {
+					owners[0], owners[1] = owners[1], owners[0]
+				}
+				for _, d := range owners {
+					d.release()
+					w.produce(w.usageRecords(60), 5)
+					w.archived(schemas.UsageEvents)
+				}
+				after := w.verify(schemas.UsageEvents, nil)
+				for key, sum := range before.sums {
+					if after.sums[key] != sum {
+						t.Errorf("%s was replaced", key)
+					}
+				}
+			})
+		}
+	}
+}
+
+// delayed holds an owner at a step, with its network cut off, until release.
+type delayed struct {
+	*running
+	step       archiver.Step
+	link       network
+	once       sync.Once
+	held, free chan struct{}
+}
+
+func newDelayed(step archiver.Step) *delayed {
+	return &delayed{step: step, held: make(chan struct{}), free: make(chan struct{})}
+}
+
+func (d *delayed) hook(s archiver.Step, _ string, _ int32) error {
+	if s == d.step {
+		d.once.Do(func() {
+			d.link.freeze()
+			close(d.held)
+			<-d.free
+		})
+	}
+	return nil
+}
+
+func (d *delayed) cutOff(p *archiver.Parts) {
+	p.Client = append(p.Client, kgo.HeartbeatInterval(time.Second), kgo.Dialer(d.link.dial))
+}
+
+func (d *delayed) release() {
+	d.link.thaw()
+	close(d.free)
+}
+
 // network is a way to the broker on which nothing passes while it is frozen.
 type network struct{ mu sync.RWMutex }
 
