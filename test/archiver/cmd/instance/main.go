@@ -32,8 +32,15 @@ func hook(point, after, file string) func(string) error {
 	var left atomic.Int64
 	left.Store(int64(n))
 	return func(at string) error {
-		if at != point || left.Add(-1) >= 0 {
+		if at != point {
 			return nil
+		}
+		n := left.Add(-1)
+		if n >= 0 {
+			return nil
+		}
+		if n < -1 {
+			select {} // another worker is dying
 		}
 		if err := os.WriteFile(file, []byte(at), 0o600); err != nil {
 			return err
