@@ -17,6 +17,7 @@ import (
 	"github.com/twmb/avro"
 
 	"databus/pkg/archive"
+	"databus/pkg/archive/archivetest"
 	"databus/pkg/blob"
 )
 
@@ -73,7 +74,7 @@ func decode(t *testing.T, object []byte) ([]archive.Record, archive.Footer) {
 }
 
 // randomRecords leaves holes between offsets, as transactions do.
-func randomRecords(rng *rand.Rand, n int, first int64, write writeValue) []archive.Record {
+func randomRecords(rng *rand.Rand, n int, first int64, write archivetest.WriteValue) []archive.Record {
 	records := make([]archive.Record, n)
 	offset := first
 	for i := range records {
@@ -86,12 +87,12 @@ func randomRecords(rng *rand.Rand, n int, first int64, write writeValue) []archi
 		case 1:
 			r.Key = []byte{}
 		default:
-			r.Key = randomString(rng)
+			r.Key = archivetest.String(rng)
 		}
 		for range rng.IntN(3) {
-			h := archive.Header{Key: string(randomString(rng))}
+			h := archive.Header{Key: string(archivetest.String(rng))}
 			if rng.IntN(3) > 0 {
-				h.Value = append([]byte{}, randomString(rng)[:rng.IntN(2)]...)
+				h.Value = append([]byte{}, archivetest.String(rng)[:rng.IntN(2)]...)
 			}
 			r.Headers = append(r.Headers, h)
 		}
@@ -105,8 +106,8 @@ func randomRecords(rng *rand.Rand, n int, first int64, write writeValue) []archi
 func TestRoundTripOfGeneratedSchemas(t *testing.T) {
 	for seed := range uint64(60) {
 		rng := rand.New(rand.NewPCG(seed, 3))
-		g := &generator{rng: rng}
-		text, write := g.schema()
+		g := &archivetest.Generator{Rand: rng}
+		text, write := g.Schema()
 		schema := compile(t, text)
 		want := randomRecords(rng, 1+rng.IntN(1500), 40, write)
 		oracle := avro.MustParse(text)
@@ -412,7 +413,7 @@ func TestResolve(t *testing.T) {
 func TestResolveKeepsValuesOfGeneratedSchemas(t *testing.T) {
 	for seed := range uint64(40) {
 		rng := rand.New(rand.NewPCG(seed, 9))
-		text, write := (&generator{rng: rng}).schema()
+		text, write := (&archivetest.Generator{Rand: rng}).Schema()
 		// The same schema with one more field in front.
 		newer := strings.Replace(text, `"fields":[`, `"fields":[{"name":"added","type":["null","int"],"default":null},`, 1)
 		r, err := archive.NewResolver(compile(t, text), compile(t, newer))
@@ -595,4 +596,8 @@ func TestNames(t *testing.T) {
 			t.Errorf("the name for timestamp %d cannot be parsed", ts)
 		}
 	}
+}
+
+func appendBytes(dst, b []byte) []byte {
+	return append(binary.AppendVarint(dst, int64(len(b))), b...)
 }

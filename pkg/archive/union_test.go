@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/avro"
 
 	"databus/pkg/archive"
+	"databus/pkg/archive/archivetest"
 )
 
 func field(name, kind string) string { return `{"name":"` + name + `","type":` + kind + `}` }
@@ -65,7 +66,7 @@ func TestUnionColumns(t *testing.T) {
 func TestGeneratedSchemasHoldUnions(t *testing.T) {
 	found := 0
 	for seed := range uint64(60) {
-		text, _ := (&generator{rng: rand.New(rand.NewPCG(seed, 3))}).schema()
+		text, _ := (&archivetest.Generator{Rand: rand.New(rand.NewPCG(seed, 3))}).Schema()
 		s := avro.MustParse(text)
 		var walk func(*avro.SchemaNode)
 		walk = func(n *avro.SchemaNode) {

@@ -153,7 +153,7 @@ func TestProveFaults(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatalf("the archiver ended with %v", err)
 	}
-	const bound = 192 << 20 // objects of 12 MiB, the test's own copies and the proxy's among them
+	const bound = 256 << 20 // objects of 12 MiB, the test's own copies and the proxy's among them
 	if used := most - min(began, most); used > bound {
 		t.Errorf("%d MiB were held, more than %d", used>>20, bound>>20)
 	} else {

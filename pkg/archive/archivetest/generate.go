@@ -1,4 +1,8 @@
-package archive_test
+// Package archivetest makes random Avro schemas and values of them: the corpus on which the archive is tested.
+//
+// Promise: the same source of numbers gives the same schemas and values; every type and logical type of Avro that the archive takes
+// occurs, in records, arrays, maps and unions.
+package archivetest
 
 import (
 	"encoding/binary"
@@ -8,16 +12,19 @@ import (
 	"math/rand/v2"
 )
 
-// generator makes random Avro schemas together with functions that write random values of them, in Avro's binary form
+// Generator makes random Avro schemas together with functions that write random values of them, in Avro's binary form
 // with one block per array or map.
-type generator struct {
-	rng   *rand.Rand
+type Generator struct {
+	// Rand decides everything.
+	Rand  *rand.Rand
 	names int
 }
 
-type writeValue func(rng *rand.Rand, dst []byte) []byte
+// WriteValue appends a random value of a schema to dst.
+type WriteValue func(rng *rand.Rand, dst []byte) []byte
 
-func (g *generator) schema() (string, writeValue) {
+// Schema makes the next schema, as JSON, and what writes values of it.
+func (g *Generator) Schema() (string, WriteValue) {
 	schema, write := g.record(0)
 	text, err := json.Marshal(schema)
 	if err != nil {
@@ -26,15 +33,15 @@ func (g *generator) schema() (string, writeValue) {
 	return string(text), write
 }
 
-func (g *generator) record(depth int) (any, writeValue) {
+func (g *Generator) record(depth int) (any, WriteValue) {
 	g.names++
 	name := fmt.Sprintf("R%d", g.names)
 	var fields []any
-	var writes []writeValue
-	for i := range 1 + g.rng.IntN(7) {
+	var writes []WriteValue
+	for i := range 1 + g.Rand.IntN(7) {
 		schema, write := g.any(depth + 1)
 		// Names in falling order show that nothing sorts them.
-		fields = append(fields, map[string]any{"name": fmt.Sprintf("f%c%d", 'z'-i, g.rng.IntN(10)), "type": schema})
+		fields = append(fields, map[string]any{"name": fmt.Sprintf("f%c%d", 'z'-i, g.Rand.IntN(10)), "type": schema})
 		writes = append(writes, write)
 	}
 	return map[string]any{"type": "record", "name": name, "namespace": "test", "fields": fields},
@@ -46,11 +53,11 @@ func (g *generator) record(depth int) (any, writeValue) {
 		}
 }
 
-func (g *generator) any(depth int) (any, writeValue) {
-	switch n := g.rng.IntN(10); {
+func (g *Generator) any(depth int) (any, WriteValue) {
+	switch n := g.Rand.IntN(10); {
 	case n < 3:
 		schema, write := g.present(depth)
-		null := int64(g.rng.IntN(2))
+		null := int64(g.Rand.IntN(2))
 		branches := []any{schema, schema}
 		branches[null] = "null"
 		return branches, func(rng *rand.Rand, dst []byte) []byte {
@@ -67,13 +74,13 @@ func (g *generator) any(depth int) (any, writeValue) {
 }
 
 // choice is a union of several types, sometimes with null, at any place.
-func (g *generator) choice(depth int) (any, writeValue) {
+func (g *Generator) choice(depth int) (any, WriteValue) {
 	var branches []any
-	var writes []writeValue
+	var writes []WriteValue
 	seen := map[string]bool{}
-	for range 2 + g.rng.IntN(4) {
+	for range 2 + g.Rand.IntN(4) {
 		schema, write := g.present(depth + 1)
-		if g.rng.IntN(4) == 0 {
+		if g.Rand.IntN(4) == 0 {
 			schema, write = "null", func(_ *rand.Rand, dst []byte) []byte { return dst }
 		}
 		kind := fmt.Sprint(schema)
@@ -99,9 +106,9 @@ func (g *generator) choice(depth int) (any, writeValue) {
 	}
 }
 
-func (g *generator) present(depth int) (any, writeValue) {
+func (g *Generator) present(depth int) (any, WriteValue) {
 	if depth < 5 {
-		switch g.rng.IntN(8) {
+		switch g.Rand.IntN(8) {
 		case 0:
 			return g.record(depth)
 		case 1:
@@ -112,22 +119,22 @@ func (g *generator) present(depth int) (any, writeValue) {
 			n := 0
 			return map[string]any{"type": "map", "values": values}, blocks(func(rng *rand.Rand, dst []byte) []byte {
 				n++ // keys are unique
-				return write(rng, appendBytes(dst, fmt.Appendf(nil, "%s/%d", randomString(rng), n)))
+				return write(rng, appendBytes(dst, fmt.Appendf(nil, "%s/%d", String(rng), n)))
 			})
 		}
 	}
 	return g.leaf()
 }
 
-func (g *generator) leaf() (any, writeValue) {
-	integer := func(schema any, bits uint) (any, writeValue) {
+func (g *Generator) leaf() (any, WriteValue) {
+	integer := func(schema any, bits uint) (any, WriteValue) {
 		return schema, func(rng *rand.Rand, dst []byte) []byte {
 			n := int64(rng.Uint64()) >> rng.UintN(64)
 			return binary.AppendVarint(dst, n<<(64-bits)>>(64-bits))
 		}
 	}
 	logical := func(kind, name string) any { return map[string]any{"type": kind, "logicalType": name} }
-	bytesOf := func(schema any) (any, writeValue) {
+	bytesOf := func(schema any) (any, WriteValue) {
 		return schema, func(rng *rand.Rand, dst []byte) []byte {
 			b := make([]byte, rng.IntN(20))
 			for i := range b {
@@ -136,10 +143,10 @@ func (g *generator) leaf() (any, writeValue) {
 			return appendBytes(dst, b)
 		}
 	}
-	stringOf := func(schema any) (any, writeValue) {
-		return schema, func(rng *rand.Rand, dst []byte) []byte { return appendBytes(dst, randomString(rng)) }
+	stringOf := func(schema any) (any, WriteValue) {
+		return schema, func(rng *rand.Rand, dst []byte) []byte { return appendBytes(dst, String(rng)) }
 	}
-	fixed := func(size int, more map[string]any) (any, writeValue) {
+	fixed := func(size int, more map[string]any) (any, WriteValue) {
 		g.names++
 		schema := map[string]any{"type": "fixed", "name": fmt.Sprintf("F%d", g.names), "size": size}
 		for k, v := range more {
@@ -152,7 +159,7 @@ func (g *generator) leaf() (any, writeValue) {
 			return dst
 		}
 	}
-	switch g.rng.IntN(22) {
+	switch g.Rand.IntN(22) {
 	case 0:
 		return "boolean", func(rng *rand.Rand, dst []byte) []byte { return append(dst, byte(rng.IntN(2))) }
 	case 1:
@@ -172,7 +179,7 @@ func (g *generator) leaf() (any, writeValue) {
 	case 6:
 		return stringOf("string")
 	case 7:
-		return fixed(1+g.rng.IntN(20), nil)
+		return fixed(1+g.Rand.IntN(20), nil)
 	case 8:
 		return fixed(16, map[string]any{"logicalType": "uuid"})
 	case 9:
@@ -189,7 +196,7 @@ func (g *generator) leaf() (any, writeValue) {
 			}
 	case 11:
 		g.names++
-		symbols := []string{"RED", "GREEN", "BLUE", "_x9"}[:1+g.rng.IntN(4)]
+		symbols := []string{"RED", "GREEN", "BLUE", "_x9"}[:1+g.Rand.IntN(4)]
 		return map[string]any{"type": "enum", "name": fmt.Sprintf("E%d", g.names), "symbols": symbols},
 			func(rng *rand.Rand, dst []byte) []byte {
 				return binary.AppendVarint(dst, int64(rng.IntN(len(symbols))))
@@ -205,7 +212,7 @@ func (g *generator) leaf() (any, writeValue) {
 			return binary.AppendVarint(dst, rng.Int64N(86_400_000_000))
 		}
 	case 15, 16, 17, 18:
-		name := []string{"timestamp-millis", "timestamp-micros", "local-timestamp-millis", "local-timestamp-micros"}[g.rng.IntN(4)]
+		name := []string{"timestamp-millis", "timestamp-micros", "local-timestamp-millis", "local-timestamp-micros"}[g.Rand.IntN(4)]
 		return logical("long", name), func(rng *rand.Rand, dst []byte) []byte {
 			return binary.AppendVarint(dst, rng.Int64N(4_000_000_000_000))
 		}
@@ -220,7 +227,7 @@ func (g *generator) leaf() (any, writeValue) {
 	}
 }
 
-func blocks(write writeValue) writeValue {
+func blocks(write WriteValue) WriteValue {
 	return func(rng *rand.Rand, dst []byte) []byte {
 		if n := rng.IntN(4); n > 0 {
 			dst = binary.AppendVarint(dst, int64(n))
@@ -236,7 +243,8 @@ func appendBytes(dst, b []byte) []byte {
 	return append(binary.AppendVarint(dst, int64(len(b))), b...)
 }
 
-func randomString(rng *rand.Rand) []byte {
+// String is a short random text.
+func String(rng *rand.Rand) []byte {
 	words := []string{"", "a", "Grüße", "日本", "the same again", "🚲"}
 	return fmt.Appendf(nil, "%s%d", words[rng.IntN(len(words))], rng.IntN(1000))
 }
