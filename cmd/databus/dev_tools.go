@@ -51,27 +51,47 @@ func toolsHandler(stores identity.Stores) http.Handler {
 		w.Header().Set("Content-Type", "application/json")
 		printJSON(w, c)
 	})
+	mux.HandleFunc("GET /databases/person", func(w http.ResponseWriter, r *http.Request) {
+		keys, err := recordsOfPerson(r.Context(), stores, r.FormValue("keyspace"), r.FormValue("account"), r.FormValue("person"))
+		if err != nil {
+			http.Error(w, oneLine(err), http.StatusUnprocessableEntity)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		printJSON(w, keys)
+	})
 	return mux
 }
 
 // askCompare asks a running `databus dev` to compare two keyspaces.
 func askCompare(ctx context.Context, tools, a, b string) (*identity.Comparison, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, tools+"/databases/compare?"+url.Values{"a": {a}, "b": {b}}.Encode(), nil)
+	c := new(identity.Comparison)
+	err := ask(ctx, tools+"/databases/compare?"+url.Values{"a": {a}, "b": {b}}.Encode(), c)
+	return c, err
+}
+
+// askRecordsOfPerson asks it for the record keys of an account's person.
+func askRecordsOfPerson(ctx context.Context, tools, keyspace, account, person string) (keys []string, err error) {
+	err = ask(ctx, tools+"/databases/person?"+url.Values{"keyspace": {keyspace}, "account": {account}, "person": {person}}.Encode(), &keys)
+	return keys, err
+}
+
+func ask(ctx context.Context, address string, answer any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
-		return nil, fmt.Errorf("asking `databus dev`: %w", err)
+		return fmt.Errorf("asking `databus dev`: %w", err)
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("asking `databus dev` to compare: %w; start it again, or name the identity store with --identity-url", err)
+		return fmt.Errorf("asking `databus dev`: %w; start it again, or name the identity store with --identity-url", err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(resp.Body, 4096)) // what it said, as far as it came
-		return nil, errors.New(cmp.Or(strings.TrimSpace(string(text)), resp.Status))
+		return errors.New(cmp.Or(strings.TrimSpace(string(text)), resp.Status))
 	}
-	var c identity.Comparison
-	if err := json.NewDecoder(resp.Body).Decode(&c); err != nil {
-		return nil, fmt.Errorf("reading the answer of `databus dev`: %w", err)
+	if err := json.NewDecoder(resp.Body).Decode(answer); err != nil {
+		return fmt.Errorf("reading the answer of `databus dev`: %w", err)
 	}
-	return &c, nil
+	return nil
 }

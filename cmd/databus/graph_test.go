@@ -14,7 +14,7 @@ import (
 )
 
 func TestGraph(t *testing.T) {
-	s := readyStack(t, schemas.IdentityGraphs, schemas.IdentityObservations, schemas.DatabusRecords)
+	s := readyStack(t, schemas.IdentityGraphs, schemas.IdentityObservations, schemas.DatabusRecords, schemas.KeysEvents)
 	c := codec.New(codec.NewRegistry(s.Registry.URL()), codec.Options{})
 	opts := target{brokers: s.Broker.Seeds()}.options()
 	s.run(t, "graph", "build", "g1").fails(t, 1, "which bucket")

@@ -37,6 +37,7 @@ type cli struct {
 	Import     importCmd     `cmd:"" help:"Load customer records from a CSV file through ingest's API."`
 	Graph      graphCmd      `cmd:"" help:"Build, list and compare graph versions."`
 	Databases  databasesCmd  `cmd:"" help:"List and compare database versions, and choose the one that serves."`
+	Keys       keysCmd       `cmd:"" help:"List and rotate data keys, and shred accounts and records."`
 	Usage      usageCmd      `cmd:"" help:"Produce usage events, print counts and explain them."`
 	Limits     limitsCmd     `cmd:"" help:"Show where an account stands."`
 	Groups     groupsCmd     `cmd:"" help:"Show consumer groups: members, partitions and lag."`

@@ -67,8 +67,13 @@ func (d *DataKey) unwrap(id string, wrapped []byte) ([]byte, error) {
 	return unwrapGCM(d.aead, childOf(id), wrapped)
 }
 
+var errNoSecrets = errors.New("this keyring was opened without secrets")
+
 // wrap seals a data key with the key-encryption key that is in use.
 func (k *Keys) wrap(ctx context.Context, id string, key []byte) ([]byte, error) {
+	if k == nil {
+		return nil, errNoSecrets
+	}
 	wrapped, err := k.keks[k.kekID].wrap(ctx, id, key)
 	if err != nil {
 		return nil, fmt.Errorf("wrapping key %s with %s: %w", id, k.kekID, err)
@@ -77,6 +82,9 @@ func (k *Keys) wrap(ctx context.Context, id string, key []byte) ([]byte, error) 
 }
 
 func (k *Keys) unwrap(ctx context.Context, id, kekID string, wrapped []byte) ([]byte, error) {
+	if k == nil {
+		return nil, errNoSecrets
+	}
 	by := k.keks[kekID]
 	if by == nil {
 		return nil, fmt.Errorf("unwrapping key %s: %w", id, ErrWrongKEK)

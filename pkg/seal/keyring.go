@@ -25,7 +25,8 @@ type Options struct {
 	// Kafka says where the brokers are.
 	Kafka []kgo.Opt
 	Codec *codec.Codec
-	Keys  *Keys
+	// Keys may be nil for who only lists and shreds.
+	Keys *Keys
 	// Cache is how many unwrapped data keys are kept at most; 0 means 4096.
 	Cache int
 	// Holder is the stable name of this process, 1 to 200 characters of [A-Za-z0-9._-], under which it says that it has

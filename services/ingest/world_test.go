@@ -21,6 +21,7 @@ import (
 	"databus/pkg/graph"
 	"databus/pkg/history/historytest"
 	"databus/pkg/identity"
+	"databus/pkg/seal"
 	"databus/pkg/service"
 	"databus/schemas"
 	"databus/schemas/codec"
@@ -190,12 +191,8 @@ func (s *faultyStore) Apply(ctx context.Context, changes []identity.Change) erro
 // revokeKeys shreds an account.
 func (r *rig) revokeKeys(account string) {
 	r.t.Helper()
-	for _, k := range r.Keyring.List() {
-		if k.Account == account {
-			if err := r.Keyring.Revoke(r.t.Context(), k.KeyID); err != nil {
-				r.t.Fatal(err)
-			}
-		}
+	if _, err := r.Keyring.Shred(r.t.Context(), seal.Shred{Account: account}); err != nil {
+		r.t.Fatal(err)
 	}
 }
 
