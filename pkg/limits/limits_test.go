@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"testing"
 	"time"
 
@@ -64,10 +65,20 @@ func (b *bench) view(open bool) *View {
 // send produces the state of a monthly limit, or of a total for month 0.
 func (b *bench) send(account, pack string, month time.Month, limit, used int64) {
 	b.t.Helper()
-	s := event.LimitState{Account: account, Pack: pack, Period: "total", PeriodStart: time.Unix(0, 0), Limit: limit, Used: used, Remaining: limit - used, State: event.LimitLevelOk, UpdatedAt: b.now}
+	period := "total"
+	if month != 0 {
+		period = fmt.Sprintf("month:2026-%02d", month)
+	}
+	b.state(account, pack, period, month, limit, used)
+}
+
+// state is send for a period of any name.
+func (b *bench) state(account, pack, period string, month time.Month, limit, used int64) {
+	b.t.Helper()
+	s := event.LimitState{Account: account, Pack: pack, Period: period, PeriodStart: time.Unix(0, 0), Limit: limit, Used: used, Remaining: limit - used, State: event.LimitLevelOk, UpdatedAt: b.now}
 	if month != 0 {
 		end := time.Date(2026, month+1, 1, 0, 0, 0, 0, time.UTC)
-		s.Period, s.PeriodStart, s.PeriodEnd = fmt.Sprintf("month:2026-%02d", month), time.Date(2026, month, 1, 0, 0, 0, 0, time.UTC), &end
+		s.PeriodStart, s.PeriodEnd = time.Date(2026, month, 1, 0, 0, 0, 0, time.UTC), &end
 	}
 	if used >= limit {
 		s.State = event.LimitLevelExceeded
@@ -189,6 +200,7 @@ func TestMiddleware(t *testing.T) {
 	b := newBench(t)
 	b.send("rich", "person", 11, 100, 60)
 	b.send("poor", "person", 11, 100, 101)
+	b.send("total", "*", 0, 5, 6)
 	guard := Guard{View: b.view(false), Account: func(r *http.Request) string { return r.Header.Get("Account") }, Pack: func(*http.Request) string { return "person" }}
 	h := guard.Wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }))
 	call := func(account string) *http.Response {
@@ -206,13 +218,61 @@ func TestMiddleware(t *testing.T) {
 	if r.StatusCode != 429 || r.Header.Get("RateLimit-Remaining") != "0" || r.Header.Get("Retry-After") != toDecember || r.Header.Get("Content-Type") != "application/problem+json" {
 		t.Errorf("poor: %d %v", r.StatusCode, r.Header)
 	}
+	if policy, now := r.Header.Get("RateLimit-Policy"), r.Header.Get("RateLimit"); policy != `"person/month:2026-11";q=100` || now != `"person/month:2026-11";r=0;t=`+toDecember {
+		t.Errorf("poor: %s, %s", policy, now)
+	}
 	var p Problem
-	if err := json.NewDecoder(r.Body).Decode(&p); err != nil || p.Status != 429 || p.Period != "month:2026-11" || p.ResetsAt != "2026-12-01T00:00:00Z" {
+	if err := json.NewDecoder(r.Body).Decode(&p); err != nil || p.Status != 429 || p.Period != "month:2026-11" || p.ResetsAt != "2026-12-01T00:00:00Z" ||
+		p.Type != "https://iana.org/assignments/http-problem-types#quota-exceeded" || !slices.Equal(p.Violated, []string{"person/month:2026-11"}) {
 		t.Errorf("problem %+v, %v", p, err)
 	}
-	if r := call(""); r.StatusCode != 204 || r.Header.Get("RateLimit-Limit") != "" {
+	// A limit without an end says nothing of one.
+	if r := call("total"); r.StatusCode != 429 || r.Header.Get("RateLimit") != `"*/total";r=0` || r.Header.Get("RateLimit-Reset") != "" || r.Header.Get("Retry-After") != "" {
+		t.Errorf("total: %d %v", r.StatusCode, r.Header)
+	}
+	if r := call(""); r.StatusCode != 204 || r.Header.Get("RateLimit-Limit") != "" || r.Header.Get("RateLimit-Policy") != "" {
 		t.Errorf("nobody: %d %v", r.StatusCode, r.Header)
 	}
+	// Nothing is known yet: that is the server's fault, and no policy's.
+	unknown, err := newView(Options{Codec: b.codec})
+	if err != nil {
+		t.Fatal(err)
+	}
+	guard.View = unknown
+	h = guard.Wrap(http.NotFoundHandler())
+	r = call("poor")
+	p = Problem{}
+	if err := json.NewDecoder(r.Body).Decode(&p); err != nil || r.StatusCode != 503 || r.Header.Get("Retry-After") != "1" || r.Header.Get("RateLimit-Policy") != "" || p.Type != "about:blank" || p.Status != 503 || p.Violated != nil {
+		t.Errorf("unknown: %d %v %+v, %v", r.StatusCode, r.Header, p, err)
+	}
+}
+
+// Where a contract moves the bounds of periods, the old limit goes with it, and until the first count under the new bounds
+// nothing limits the account. Then the new one holds, whatever the old one was.
+func TestChangedBounds(t *testing.T) {
+	b := newBench(t)
+	b.send("a", "person", 11, 100, 120)
+	v := b.view(false)
+	decided := func(want string) {
+		t.Helper()
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+			d := v.Allow("a", "person")
+			got := fmt.Sprintf("%v %s %d", d.Reason, d.Period, d.Remaining)
+			if got == want {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s, want %s", got, want)
+			}
+		}
+	}
+	decided("exceeded month:2026-11 -20")
+	b.raw("a/person/month:2026-11", nil)
+	decided("unlimited  0")
+	b.state("a", "person", "month:2026-11@2", 11, 100, 1)
+	decided("within month:2026-11@2 99")
+	b.state("a", "person", "month:2026-11@2", 11, 100, 100)
+	decided("exceeded month:2026-11@2 0")
 }
 
 func BenchmarkAllow(b *testing.B) {
