@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -172,25 +174,158 @@ func TestProducer(t *testing.T) {
 	}
 }
 
-// Without a registry nothing blocks: the buffer fills and the rest is dropped.
+// outcomes are what became of a producer's events.
+func outcomes(t *testing.T, p *Producer) (sent, dropped, failed int) {
+	t.Helper()
+	return int(testutil.ToFloat64(p.sent)), int(testutil.ToFloat64(p.dropped)), int(testutil.ToFloat64(p.failed))
+}
+
+// Without a registry nothing blocks: the buffer fills and the rest is dropped. Each event is counted as one thing or
+// another.
 func TestProducerNeverBlocks(t *testing.T) {
 	c := codec.New(codec.NewRegistry("http://127.0.0.1:1"), codec.Options{})
 	p, err := NewProducer(Options{Kafka: []kgo.Opt{kgo.SeedBrokers("127.0.0.1:1")}, Codec: c, Buffer: 10})
 	if err != nil {
 		t.Fatal(err)
 	}
+	began := time.Now()
 	taken := 0
 	for range 100 {
 		if p.Emit(event.UsageEvent{Account: "a"}) {
 			taken++
 		}
 	}
+	if took := time.Since(began); took > time.Second {
+		t.Errorf("100 events took %v", took)
+	}
 	if taken < 10 || taken > 11 {
 		t.Errorf("%d events were taken into a buffer of 10", taken)
+	}
+	if sent, dropped, failed := outcomes(t, p); sent != 0 || dropped != 100-taken || failed != 0 {
+		t.Errorf("%d sent, %d dropped, %d failed, with %d taken", sent, dropped, failed, taken)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 	defer cancel()
 	if err := p.Close(ctx); err == nil || !strings.Contains(err.Error(), "not sent") {
 		t.Errorf("closing: %v", err)
+	}
+	<-p.done
+	if sent, dropped, failed := outcomes(t, p); sent != 0 || dropped != 100-taken || failed != taken {
+		t.Errorf("closed: %d sent, %d dropped, %d failed, with %d taken", sent, dropped, failed, taken)
+	}
+}
+
+// A broker that is away: the client's buffer and the queue fill, the rest is dropped, and closing says what is lost.
+func TestProducerWithoutBroker(t *testing.T) {
+	stack := embedded.ForTest(t)
+	c := codec.New(codec.NewRegistry(stack.Registry.URL()), codec.Options{RegisterSchemas: true})
+	p, err := NewProducer(Options{Kafka: []kgo.Opt{kgo.SeedBrokers("127.0.0.1:1")}, Codec: c, Buffer: 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken, offered := 0, 0
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		offered++
+		if p.Emit(event.UsageEvent{EventID: "1", Account: "a", Pack: "p", Quantity: 1}) {
+			taken++
+		} else if _, dropped, _ := outcomes(t, p); dropped > 20 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d of %d events were taken and none dropped", taken, offered)
+		}
+	}
+	if taken < 20 || taken > 22 { // both buffers, and one on the way
+		t.Errorf("%d events were taken", taken)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	if err := p.Close(ctx); err == nil || !strings.Contains(err.Error(), "not sent") {
+		t.Errorf("closing: %v", err)
+	}
+	<-p.done
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) {
+		sent, dropped, failed := outcomes(t, p)
+		if sent == 0 && dropped == offered-taken && failed == taken {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d sent, %d dropped, %d failed of %d taken", sent, dropped, failed, taken)
+		}
+	}
+}
+
+// An event that is too large for the topic is lost alone, and counted.
+func TestProducerTooLarge(t *testing.T) {
+	stack := embedded.ForTest(t)
+	opts := []kgo.Opt{kgo.SeedBrokers(stack.Broker.Seeds()...)}
+	client, err := kgo.NewClient(opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	resp, err := kadm.NewClient(client).CreateTopics(context.Background(), 4, 1, nil, schemas.UsageEvents)
+	if err := errors.Join(err, resp.Error()); err != nil {
+		t.Fatal(err)
+	}
+	p, err := NewProducer(Options{Kafka: opts, Codec: codec.New(codec.NewRegistry(stack.Registry.URL()), codec.Options{RegisterSchemas: true})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := event.UsageEvent{EventID: "1", Account: "a", Pack: "p", Quantity: 1, Status: 200, OccurredAt: time.Now()}
+	large := good
+	large.EventID = strings.Repeat("x", 10<<20)
+	for _, e := range []event.UsageEvent{good, large, good} {
+		if !p.Emit(e) {
+			t.Error("an event was dropped")
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	if err := p.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if sent, dropped, failed := outcomes(t, p); sent != 2 || dropped != 0 || failed != 1 {
+		t.Errorf("%d sent, %d dropped, %d failed", sent, dropped, failed)
+	}
+}
+
+// What a contract may not be, each with the reason.
+func TestContractsThatAreRefused(t *testing.T) {
+	pack := func(period event.Period, limit int64, thresholds ...event.Threshold) event.ContractPack {
+		return event.ContractPack{Pack: "person", Period: period, Limit: limit, Thresholds: thresholds}
+	}
+	start := at(t, "2026-01-15T10:00:00Z")
+	good := event.Contract{Account: "a", Version: 1, TimeZone: "Europe/Vienna", StartsAt: start, Packs: []event.ContractPack{
+		pack(event.PeriodCalendarMonth, MaxQuantity, event.Threshold{Kind: event.ThresholdKindPercent, Value: 1000}), pack(event.PeriodTotal, 1)}}
+	if _, err := NewTerms(good); err != nil {
+		t.Error(err)
+	}
+	for why, change := range map[string]func(*event.Contract){
+		"the account id is not valid":                   func(c *event.Contract) { c.Account = "a/b" },
+		"the version is below 1":                        func(c *event.Contract) { c.Version = 0 },
+		"the time zone is no IANA time zone name":       func(c *event.Contract) { c.TimeZone = "Local" },
+		"the contract ends before it starts":            func(c *event.Contract) { c.EndsAt = &start },
+		"more than 256 limits":                          func(c *event.Contract) { c.Packs = make([]event.ContractPack, 257) },
+		"limit 2: the pack's name is not valid":         func(c *event.Contract) { c.Packs = append(c.Packs, event.ContractPack{Pack: "a/b"}) },
+		"limit 2: the limit is not between":             func(c *event.Contract) { c.Packs = append(c.Packs, pack(event.PeriodContractYear, 0)) },
+		"limit 0: the limit is not between":             func(c *event.Contract) { c.Packs = []event.ContractPack{pack(event.PeriodTotal, MaxQuantity+1)} },
+		"limit 2: the pack has a limit for that period": func(c *event.Contract) { c.Packs = append(c.Packs, pack(event.PeriodCalendarMonth, 5)) },
+		"limit 0: a threshold is not between 1 and 1000 perc": func(c *event.Contract) {
+			c.Packs = []event.ContractPack{pack(event.PeriodTotal, 5, event.Threshold{Kind: event.ThresholdKindPercent, Value: 1001})}
+		},
+		"limit 0: a threshold is not between 1 and 1000000000000 units": func(c *event.Contract) {
+			c.Packs = []event.ContractPack{pack(event.PeriodTotal, 5, event.Threshold{Kind: event.ThresholdKindAbsolute, Value: -1})}
+		},
+		"limit 0: there are more than 64 thresholds": func(c *event.Contract) {
+			c.Packs = []event.ContractPack{pack(event.PeriodTotal, 5, make([]event.Threshold, 65)...)}
+		},
+	} {
+		c := good
+		c.Packs = slices.Clone(good.Packs)
+		change(&c)
+		if _, err := NewTerms(c); err == nil || !strings.Contains(err.Error(), why) {
+			t.Errorf("want %q, got %v", why, err)
+		}
 	}
 }
