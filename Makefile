@@ -82,6 +82,10 @@ bench-aggregator: ## usage-aggregator against Kafka Streams on one broker: CPU, 
 bench-refusal: ## from the call that uses up a limit to the first 429, end to end at 2,000 requests/s, and the overshoot
 	cd test && go run ./bench/cmd/bench-refusal
 
+.PHONY: bench-ingest
+bench-ingest: ## records/s from HTTP batch to applied row beside the driver alone; latency of single calls at 200/s
+	cd test && go run ./bench/cmd/bench-ingest
+
 .PHONY: bench-limits
 bench-limits: ## one decision of the limits view with 100,000 accounts
 	cd test && go run ./bench/cmd/bench-limits
