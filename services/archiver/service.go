@@ -372,8 +372,8 @@ func (a *Archiver) handle(p *partition, err error) error {
 	case !p.due || errors.Is(err, errSpool): // what was spooled is not to be trusted
 		p.failed(time.Now(), a.cfg.RetryMax, err)
 		a.Log.Warn("reading again from the committed offset", "topic", p.topic, "partition", p.id, "error", err)
-		if err := a.rewind(p); err != nil {
-			p.stop(fmt.Sprintf("%v; make room on the disk of the spool and restart", err))
+		if again := a.rewind(p); again != nil {
+			p.stop(fmt.Sprintf("%v; %v; make room on the disk of the spool and restart", err, again))
 		}
 	default:
 		p.failed(time.Now(), a.cfg.RetryMax, err)

@@ -380,3 +380,13 @@ func Behind(ctx context.Context, o Options) (int, error) {
 	}
 	return behind, nil
 }
+
+// Read gives the committed data records of a topic, by partition, in order.
+func Read(ctx context.Context, opts []kgo.Opt, topic string) (map[int32][]*kgo.Record, error) {
+	client, err := kgo.NewClient(opts...)
+	if err != nil {
+		return nil, err
+	}
+	defer client.Close()
+	return read(ctx, opts, kadm.NewClient(client), topic)
+}
