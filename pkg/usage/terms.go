@@ -151,6 +151,14 @@ const (
 	FutureSlack = 24 * time.Hour
 )
 
+// maxSum bounds sums over events, so that two of them, or one and a limit, can be added up without overflow. Two million
+// events of the largest quantity stay below it.
+const maxSum = 1 << 61
+
+// SumFits reports whether a sum over events may be kept. What would make it larger is refused, since a sum that has
+// overflown is a wrong one.
+func SumFits(sum int64) bool { return sum >= -maxSum && sum <= maxSum }
+
 var earliest = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // CheckEvent says what is wrong with an event that was appended at a moment.

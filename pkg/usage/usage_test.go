@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
+	"math/big"
 	"slices"
 	"strings"
 	"testing"
@@ -119,6 +121,24 @@ func TestEvents(t *testing.T) {
 		change(&e)
 		if err := CheckEvent(&e, now); err == nil || strings.Contains(err.Error(), "xxx") {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Whatever fits can be added up with what fits, and compared with any limit.
+func TestSumsThatFit(t *testing.T) {
+	for sum, want := range map[int64]bool{0: true, -1: true, 1 << 61: true, 1<<61 + 1: false, -1 << 61: true, -1<<61 - 1: false, math.MaxInt64: false, math.MinInt64: false} {
+		if SumFits(sum) != want {
+			t.Errorf("%d: %v", sum, !want)
+		}
+		if !want {
+			continue
+		}
+		both := new(big.Int).Add(big.NewInt(sum), big.NewInt(sum))
+		for _, more := range []int64{MaxQuantity, MaxAmount, -MaxQuantity, -MaxAmount} {
+			if !new(big.Int).Add(both, big.NewInt(more)).IsInt64() {
+				t.Errorf("%d overflows", sum)
+			}
 		}
 	}
 }

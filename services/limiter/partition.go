@@ -52,6 +52,9 @@ func (p *partition) onCount(tx *stream.Tx, rec *kgo.Record) error {
 	if _, set := usage.Bounds(c.Period); set == 0 {
 		return stream.Poison("count: the number of the period's set of bounds is not valid")
 	}
+	if !usage.SumFits(c.Matched) || !usage.SumFits(c.Unmatched) {
+		return stream.Poison("count: a sum is beyond what can be added up")
+	}
 	terms, err := p.contract(tx, c.Account)
 	if err != nil {
 		return err
