@@ -86,6 +86,10 @@ bench-refusal: ## from the call that uses up a limit to the first 429, end to en
 bench-ingest: ## records/s from HTTP batch to applied row beside the driver alone; latency of single calls at 200/s
 	cd test && go run ./bench/cmd/bench-ingest
 
+.PHONY: bench-seal
+bench-seal: ## records opened a second on two cores, what a key costs in memory, and look-ups in a graph of a million identifiers
+	cd test && go run ./bench/cmd/bench-seal
+
 .PHONY: bench-limits
 bench-limits: ## one decision of the limits view with 100,000 accounts
 	cd test && go run ./bench/cmd/bench-limits

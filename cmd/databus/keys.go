@@ -168,7 +168,7 @@ sealed stays readable and sealed with them. A key seals at most 2^32 records saf
 key-encryption key was moved to KMS. An account that was shredded gets no key any more.
 
 With --per-record the new key wraps a key for each record that is written from then on. That costs an event and a few
-milliseconds for each new record, and about 0.6 KB of memory in every holder; versions written before are not covered until
+milliseconds for each new record, and about 0.7 KB of memory in every holder; versions written before are not covered until
 their whole account is shredded.
 
 Examples:

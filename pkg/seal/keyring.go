@@ -39,8 +39,8 @@ type Options struct {
 
 // Keyring follows keys.events and holds every account's data keys, wrapped; the ones in use also unwrapped.
 //
-// Memory: about 0.6 KB for each key on keys.events, records' own included, and 1.1 KB more for each unwrapped one, of which
-// there are at most Options.Cache (4.5 MB by default). `make bench-seal` measures both.
+// Memory: about 0.7 KB for each key on keys.events, records' own included, and 0.9 KB more for each unwrapped one, of which
+// there are at most Options.Cache (3.6 MB by default). `make bench-seal` measures both.
 type Keyring struct {
 	keys     *Keys
 	serde    *codec.Serde[event.KeyEvent]

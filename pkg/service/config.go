@@ -74,7 +74,7 @@ type KeysConfig struct {
 	File        string `doc:"File of the secrets: the key that wraps data keys, where KMS doesn't, and those of pseudonyms and requests."`
 	KMSURI      string `koanf:"kms_uri" doc:"Key of AWS KMS that wraps new data keys: aws-kms://arn:aws:kms:REGION:ACCOUNT:key/ID; credentials come from the AWS environment. Empty: the file's key does."`
 	KMSEndpoint string `koanf:"kms_endpoint" doc:"Base URL of KMS, for a VPC endpoint; empty means AWS's own."`
-	Cache       int    `doc:"Most unwrapped data keys in memory, about 1 KB each."`
+	Cache       int    `doc:"Most unwrapped data keys in memory, about 0.9 KB each."`
 }
 
 func (c KeysConfig) kms() seal.AWSKMS { return seal.AWSKMS{URI: c.KMSURI, Endpoint: c.KMSEndpoint} }
