@@ -121,7 +121,7 @@ func (c demoCmd) tell(ctx context.Context, stack *local.Stack, t *teller, dir st
 		if err != nil {
 			return nil, err
 		}
-		if o.Total, err = countCSV(c.CSV); err != nil {
+		if o.Total, err = load.Count(load.FormatCSV, c.CSV); err != nil {
 			return nil, err
 		}
 		o.Source = func() (load.Source, error) {
@@ -129,25 +129,6 @@ func (c demoCmd) tell(ctx context.Context, stack *local.Stack, t *teller, dir st
 		}
 	}
 	return story.Run(ctx, stack, o)
-}
-
-// countCSV counts the lines behind the header.
-func countCSV(path string) (int, error) {
-	source, err := load.OpenCSV(path, load.Mapping{})
-	if err != nil {
-		return 0, err
-	}
-	n := 0
-	for {
-		switch _, err := source.Next(); err {
-		case nil:
-			n++
-		case io.EOF:
-			return n, nil
-		default:
-			return 0, err
-		}
-	}
 }
 
 // invented is a source of generated records.

@@ -19,7 +19,9 @@ import (
 )
 
 type importCmd struct {
-	CSV      string   `required:"" predictor:"csv" placeholder:"FILE" help:"CSV file with a header line."`
+	CSV      string   `required:"" xor:"file" predictor:"csv" placeholder:"FILE" help:"CSV file with a header line."`
+	NDJSON   string   `name:"ndjson" required:"" xor:"file" placeholder:"FILE" help:"File with a JSON object a line; members of nested objects are columns named a.b."`
+	Parquet  string   `required:"" xor:"file" placeholder:"FILE" help:"Parquet file; columns of groups are named a.b, those of lists are left out."`
 	Account  string   `required:"" placeholder:"ID" help:"Account that the records belong to."`
 	RecordID string   `default:"record_id" placeholder:"COLUMN" help:"Column of the customer's own id."`
 	Map      []string `placeholder:"FIELD=COLUMN" help:"Where a field comes from, such as birth_date=date_of_birth; other columns keep their names."`
@@ -41,6 +43,8 @@ Examples:
     printf 'record_id,email,born\nr1,anna@mail.example,1980-01-31\n' > customers.csv; databus import --csv customers.csv --account acme --map birth_date=born
 
     databus import --csv customers.csv --account acme --map birth_date=born --format json
+
+    printf '{"id":7,"contact":{"mail":"bert@mail.example"}}\n' > customers.ndjson; databus import --ndjson customers.ndjson --account acme --record-id id --map email=contact.mail
 `
 }
 
@@ -63,16 +67,18 @@ func (c importCmd) Run(ctx context.Context, g *Globals) error {
 	if err != nil {
 		return err
 	}
+	format, file := c.file()
 	if c.RunName == "" {
-		if c.RunName, err = digest(c.CSV); err != nil {
+		if c.RunName, err = digest(format, file); err != nil {
 			return err
 		}
 	}
-	source, err := load.OpenCSV(c.CSV, load.Mapping{Account: c.Account, RecordID: c.RecordID, Fields: fields, Run: c.RunName})
+	source, err := load.Open(format, file, load.Mapping{Account: c.Account, RecordID: c.RecordID, Fields: fields, Run: c.RunName})
 	if err != nil {
 		return err
 	}
-	total, err := countCSV(c.CSV)
+	defer func() { _ = source.Close() }() // it was only read
+	total, err := load.Count(format, file)
 	if err != nil {
 		return err
 	}
@@ -111,23 +117,34 @@ func (c importCmd) Run(ctx context.Context, g *Globals) error {
 	}
 	switch {
 	case err != nil:
-		return fmt.Errorf("loading %s: %w; run the same command again to go on", c.CSV, err)
+		return fmt.Errorf("loading %s: %w; run the same command again to go on", file, err)
 	case sum.Refused > 0:
-		return fmt.Errorf("%d records of %s were refused", sum.Refused, c.CSV)
+		return fmt.Errorf("%d records of %s were refused", sum.Refused, file)
 	}
 	return nil
 }
 
+// file is the one that was named, and its format.
+func (c importCmd) file() (format, path string) {
+	switch {
+	case c.NDJSON != "":
+		return load.FormatNDJSON, c.NDJSON
+	case c.Parquet != "":
+		return load.FormatParquet, c.Parquet
+	}
+	return load.FormatCSV, c.CSV
+}
+
 // digest names a load by its content, so that the same file sent again is a repeat.
-func digest(path string) (string, error) {
+func digest(format, path string) (string, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return "", fmt.Errorf("reading CSV: %w", err)
+		return "", fmt.Errorf("reading %s: %w", path, err)
 	}
 	defer f.Close()
 	h := sha256.New()
 	if _, err := io.Copy(h, f); err != nil {
-		return "", fmt.Errorf("reading CSV: %w", err)
+		return "", fmt.Errorf("reading %s: %w", path, err)
 	}
-	return "csv-" + hex.EncodeToString(h.Sum(nil)[:8]), nil
+	return format + "-" + hex.EncodeToString(h.Sum(nil)[:8]), nil
 }

@@ -1,7 +1,7 @@
 package load
 
 import (
-	"bytes"
+	"bufio"
 	"encoding/csv"
 	"errors"
 	"fmt"
@@ -11,7 +11,7 @@ import (
 	"strings"
 )
 
-// Mapping says what a CSV file's columns are.
+// Mapping says what a file's columns are.
 type Mapping struct {
 	// Account that the records belong to.
 	Account string
@@ -37,16 +37,26 @@ func ParseFields(pairs []string) (map[string]string, error) {
 	return m, nil
 }
 
-// CSV reads records from a CSV file with a header line.
-type CSV struct {
-	m       Mapping
-	r       *csv.Reader
-	columns []string // the record's field of each column; "" leaves it out
-	id      int
-	line    int
+// needs lists the columns that a file must have, by what for.
+func (m Mapping) needs() map[string]string {
+	all := map[string]string{"the record id": m.RecordID}
+	for field, column := range m.Fields {
+		all["field "+field] = column
+	}
+	return all
 }
 
-// NewCSV reads the header and checks the mapping against it.
+// CSV reads records from a CSV file with a header line.
+type CSV struct {
+	m     Mapping
+	file  io.Closer
+	r     *csv.Reader
+	names []string
+	line  int
+}
+
+// NewCSV reads the header and checks the mapping against it. Without a record id in the mapping the first column is taken
+// for it.
 func NewCSV(in io.Reader, m Mapping) (*CSV, error) {
 	r := csv.NewReader(in)
 	r.TrimLeadingSpace = true
@@ -55,46 +65,38 @@ func NewCSV(in io.Reader, m Mapping) (*CSV, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading the CSV header: %w", err)
 	}
-	c := &CSV{m: m, r: r, line: 1, id: -1, columns: make([]string, len(header))}
-	names := make([]string, len(header))
+	c := &CSV{m: m, r: r, line: 1, names: make([]string, len(header))}
 	for i, h := range header {
-		names[i] = strings.TrimSpace(strings.TrimPrefix(h, "\ufeff"))
-		c.columns[i] = names[i]
-		if names[i] == m.RecordID {
-			c.id, c.columns[i] = i, ""
-		}
+		c.names[i] = strings.TrimSpace(strings.TrimPrefix(h, "\ufeff"))
 	}
-	if c.id < 0 {
-		return nil, fmt.Errorf("the CSV file has no column %q for the record id; it has %s", m.RecordID, strings.Join(names, ", "))
+	if c.m.RecordID == "" {
+		c.m.RecordID = c.names[0]
 	}
-	for field, column := range m.Fields {
-		i := slices.Index(names, column)
-		if i < 0 {
-			return nil, fmt.Errorf("the CSV file has no column %q for field %s; it has %s", column, field, strings.Join(names, ", "))
+	for what, column := range c.m.needs() {
+		if !slices.Contains(c.names, column) {
+			return nil, fmt.Errorf("the CSV file has no column %q for %s; it has %s", column, what, strings.Join(c.names, ", "))
 		}
-		c.columns[i] = field
 	}
 	return c, nil
 }
 
-// OpenCSV reads a file, whole: a customer list is small beside what it becomes. Without a record id in the mapping the
-// first column is taken for it.
+// OpenCSV opens a file.
 func OpenCSV(path string, m Mapping) (*CSV, error) {
-	b, err := os.ReadFile(path)
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("reading CSV: %w", err)
 	}
-	if m.RecordID == "" {
-		line, _, _ := strings.Cut(string(b), "\n")
-		m.RecordID, _, _ = strings.Cut(line, ",")
-		m.RecordID = strings.TrimSpace(m.RecordID)
-	}
-	c, err := NewCSV(bytes.NewReader(b), m)
+	c, err := NewCSV(bufio.NewReaderSize(f, 1<<16), m)
 	if err != nil {
+		_ = f.Close()
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
+	c.file = f
 	return c, nil
 }
+
+// Close closes the file.
+func (c *CSV) Close() error { return c.file.Close() }
 
 // Next returns the next row; an empty cell is no field.
 func (c *CSV) Next() (Record, error) {
@@ -106,15 +108,9 @@ func (c *CSV) Next() (Record, error) {
 		return Record{}, fmt.Errorf("reading CSV: %w", err)
 	}
 	c.line++
-	var rec Record
-	rec.Account = c.m.Account
-	rec.RecordID = strings.TrimSpace(row[c.id])
-	rec.RequestID = fmt.Sprintf("%s/%d", c.m.Run, c.line)
-	rec.Fields = map[string]string{}
-	for i, cell := range row {
-		if cell = strings.TrimSpace(cell); cell != "" && c.columns[i] != "" {
-			rec.Fields[c.columns[i]] = cell
+	return c.m.record(c.line, func(yield func(column, text string)) {
+		for i, cell := range row {
+			yield(c.names[i], cell)
 		}
-	}
-	return rec, nil
+	}), nil
 }

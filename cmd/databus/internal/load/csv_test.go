@@ -24,7 +24,7 @@ func TestCSV(t *testing.T) {
 	if _, err := c.Next(); !errors.Is(err, io.EOF) {
 		t.Errorf("behind the last row: %v", err)
 	}
-	if _, err := NewCSV(strings.NewReader("id,name\n"), m); err == nil || !strings.Contains(err.Error(), `"rec_id"`) || !strings.Contains(err.Error(), "id, name") {
+	if _, err := NewCSV(strings.NewReader("id,name\n"), Mapping{RecordID: "rec_id"}); err == nil || !strings.Contains(err.Error(), `"rec_id"`) || !strings.Contains(err.Error(), "id, name") {
 		t.Errorf("missing id column: %v", err)
 	}
 	m.Fields["phone"] = "tel"
