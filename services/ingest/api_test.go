@@ -12,6 +12,7 @@ import (
 	"databus/schemas"
 	"databus/schemas/codec"
 	"databus/schemas/event"
+	"databus/services/ingest/client"
 )
 
 func TestOneRecord(t *testing.T) {
@@ -292,7 +293,11 @@ func TestGraphGone(t *testing.T) {
 func TestSealedRecord(t *testing.T) {
 	r := newRig(t, nil)
 	r.start()
-	key := decode[seal.PublicKey](t, r.call("GET", "/v1/public-key", "").body)
+	var key seal.PublicKey
+	err := json.Unmarshal([]byte(r.call("GET", "/v1/public-key", "").body), &key)
+	if err != nil {
+		t.Fatal(err)
+	}
 	body := func(account, id string, del bool) string {
 		t.Helper()
 		plain, err := codec.ForEmbedded[event.CustomerRecord]("customer_record").Append(nil, &event.CustomerRecord{RecordID: "r1", Fields: map[string]string{"email": "anna@mail.example"}})
@@ -324,4 +329,18 @@ func TestSealedRecord(t *testing.T) {
 		t.Errorf("sealed deletion: %d %s", p.status, p.body)
 	}
 	r.Eventually("it is deleted", func() bool { return r.call("GET", records+"/r1", "").status == 404 })
+
+	// The client seals by itself, alone and in batches.
+	c := client.Client{URL: "http://" + r.service.listener.Addr().String()}
+	if c.PublicKey, err = c.FetchPublicKey(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	anna := client.Record{RecordID: "r2", Fields: map[string]string{"email": "anna@mail.example"}}
+	if res, err := c.Put(t.Context(), "acme", anna, true); err != nil || res.PersonID != open.PersonID {
+		t.Errorf("put: %+v, %v", res, err)
+	}
+	res, err := c.PutBatch(t.Context(), "acme", []client.Record{anna, {RecordID: "a\x00"}, {RecordID: "r2", Delete: true}})
+	if err != nil || res[0].PersonID != open.PersonID || res[1].Field != "record_id" || res[2].FCID != "" || res[2].Status != 200 {
+		t.Errorf("batch: %+v, %v", res, err)
+	}
 }

@@ -114,9 +114,10 @@ func TestHardStops(t *testing.T) {
 		stopping.Store(false)
 		r.launch()
 		time.Sleep(time.Duration(rng.IntN(300)) * time.Millisecond)
+		before := stops.Load()
 		stopping.Store(true)
 		r.Write(30)
-		time.Sleep(50 * time.Millisecond)
+		r.Eventually("a batch is under way", func() bool { return stops.Load() > before })
 		r.stop()
 	}
 	stopping.Store(false)

@@ -22,7 +22,7 @@ type breaker struct {
 }
 
 const (
-	breakerFailures = 5
+	breakerFailures = 3
 	breakerPause    = time.Second
 )
 

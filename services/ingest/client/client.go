@@ -2,8 +2,10 @@
 //
 // Promise: a call that succeeded is on the Databus. A call that failed for a passing reason (no connection, a broken
 // answer, 5xx) is tried again with the same request ids until the context ends or the attempts are used up; repeats change
-// nothing. 429 is returned at once: a limit that is used up lasts, and Error.RetryAfter says how long. It does not hold
-// any key: records travel over the connection's own encryption.
+// nothing. 429 is returned at once: a limit that is used up lasts, and Error.RetryAfter says how long.
+//
+// With PublicKey set, records are sealed for ingest before they leave the process, so that nothing between here and there
+// reads them; without it they travel over the connection's own encryption. It holds no key that opens anything.
 //
 // A Client is safe for concurrent use.
 package client
@@ -23,6 +25,10 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"databus/pkg/seal"
+	"databus/schemas/codec"
+	"databus/schemas/event"
 )
 
 // Record is a customer's record.
@@ -93,6 +99,8 @@ type Client struct {
 	URL string
 	// APIKey is sent as bearer token; empty sends none.
 	APIKey string
+	// PublicKey seals records to ingest; nil sends them as they are. See FetchPublicKey.
+	PublicKey *seal.PublicKey
 	// HTTP sends the calls; nil means http.DefaultClient.
 	HTTP *http.Client
 	// Attempts a call at most; 0 means 8. The pause between them doubles from 100 ms to 5 s, or is what the API asks for.
@@ -110,7 +118,7 @@ func (c *Client) Put(ctx context.Context, account string, r Record, wait bool) (
 	if r.RequestID == "" {
 		r.RequestID = rand.Text()
 	}
-	body, err := json.Marshal(r)
+	body, err := c.encode(account, &r)
 	if err != nil {
 		return out, fmt.Errorf("encoding record: %w", err)
 	}
@@ -122,14 +130,15 @@ func (c *Client) Put(ctx context.Context, account string, r Record, wait bool) (
 // the results are then those up to where it ended; a record that was refused has its Status and Problem.
 func (c *Client) PutBatch(ctx context.Context, account string, records []Record) ([]Result, error) {
 	var body bytes.Buffer
-	enc := json.NewEncoder(&body)
 	for _, r := range records {
 		if r.RequestID == "" {
 			r.RequestID = rand.Text()
 		}
-		if err := enc.Encode(r); err != nil {
+		line, err := c.encode(account, &r)
+		if err != nil {
 			return nil, fmt.Errorf("encoding record: %w", err)
 		}
+		body.Write(append(line, '\n'))
 	}
 	var out []Result
 	err := c.call(ctx, http.MethodPost, "/v1/accounts/"+segment(account)+"/records/batch", "application/x-ndjson", body.Bytes(), func(b io.Reader) error {
@@ -158,6 +167,45 @@ func (c *Client) PutBatch(ctx context.Context, account string, records []Record)
 		return nil
 	})
 	return out, err
+}
+
+// sealed is a record's form under a seal.
+type sealed struct {
+	RequestID      string `json:"request_id"`
+	RecipientKeyID string `json:"recipient_key_id"`
+	Sealed         []byte `json:"sealed"`
+	Delete         bool   `json:"delete,omitempty"`
+}
+
+// encode is a record as it is sent.
+func (c *Client) encode(account string, r *Record) ([]byte, error) {
+	if c.PublicKey == nil {
+		return json.Marshal(r)
+	}
+	fields := r.Fields
+	if fields == nil || r.Delete {
+		fields = map[string]string{}
+	}
+	plain, err := codec.ForEmbedded[event.CustomerRecord]("customer_record").Append(nil, &event.CustomerRecord{RecordID: r.RecordID, Fields: fields})
+	if err != nil {
+		return nil, err
+	}
+	b, err := c.PublicKey.SealRequest(account, r.RequestID, plain)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(sealed{r.RequestID, c.PublicKey.ID(), b, r.Delete})
+}
+
+// FetchPublicKey gets the key to which records are sealed. It is for who trusts the connection; others carry the key
+// over by hand.
+func (c *Client) FetchPublicKey(ctx context.Context) (*seal.PublicKey, error) {
+	key := new(seal.PublicKey)
+	err := c.call(ctx, http.MethodGet, "/v1/public-key", "", nil, func(b io.Reader) error { return json.NewDecoder(b).Decode(key) })
+	if err != nil {
+		return nil, fmt.Errorf("fetching the public key: %w", err)
+	}
+	return key, nil
 }
 
 // Get looks a record up by its RecordID.
