@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -39,11 +38,17 @@ func (i *instance) points() []string {
 	return all
 }
 
-func TestProveKillsOnEmbedded(t *testing.T) { proveKills(t, onEmbedded(t), size(18, 60), size(1, 2)) }
+func TestProveKillsOnEmbedded(t *testing.T) {
+	w := onEmbedded(t)
+	l := proveKills(t, w, size(18, 60), size(1, 2))
+	if !*full {
+		w.notices(t, l)
+	}
+}
 
 // proveKills kills two instances kills times in all, under load: each in each of its points windows times, the rest at
 // random moments. Then everything must be as the model says.
-func proveKills(t *testing.T, w *world, kills, windows int) {
+func proveKills(t *testing.T, w *world, kills, windows int) *load {
 	for _, id := range []string{"a", "b"} {
 		w.newInstance(id)
 	}
@@ -80,6 +85,7 @@ func proveKills(t *testing.T, w *world, kills, windows int) {
 	if r.Repeats == 0 || r.Moves == 0 || r.SameMillisecond == 0 || l.again == 0 {
 		t.Errorf("the load does not test: %v", r)
 	}
+	return l
 }
 
 // plan is the order of n kills: a point, or "" for a random moment. A kill inside a restore comes behind one that left the
@@ -170,7 +176,7 @@ func (k *killer) inside(point, before string) error {
 	if point == restoring {
 		after = 0
 		if before != ingest.LoopPoint(true, stream.AfterEnd) {
-			if err := os.RemoveAll(filepath.Join(k.i.dir)); err != nil {
+			if err := os.RemoveAll(k.i.dir); err != nil {
 				return err
 			}
 		}

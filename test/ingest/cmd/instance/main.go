@@ -32,8 +32,14 @@ func hook(point, after, file string) func(string) error {
 	var left atomic.Int64
 	left.Store(int64(n))
 	return func(at string) error {
-		if at != point || left.Add(-1) >= 0 {
+		if at != point {
 			return nil
+		}
+		switch n := left.Add(-1); {
+		case n >= 0:
+			return nil
+		case n < -1:
+			select {} // somebody else got here first, and writes
 		}
 		if err := os.WriteFile(file, []byte(at), 0o600); err != nil {
 			return err
