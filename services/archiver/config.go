@@ -29,6 +29,8 @@ type Config struct {
 	// AlarmAt and ExtendRetentionTo protect records that wait from the topic's retention.
 	AlarmAt           float64       `doc:"Share of a topic's retention that records may wait before the instance says that it is not well; 1 is all of it."`
 	ExtendRetentionTo time.Duration `doc:"Where records have waited that long, double the topic's retention, up to this time; 0 leaves it alone."`
+	// KeepFor is the archive's own retention.
+	KeepFor time.Duration `doc:"Age of an object's newest record at which it leaves the manifest, and a day later the bucket; 0 keeps everything. The last object of a partition stays."`
 	// UnknownSchemaToDeadLetters decides about schema ids that the registry does not know.
 	UnknownSchemaToDeadLetters bool `doc:"Send records whose schema id the registry does not know to the dead letters instead of waiting."`
 }
@@ -87,6 +89,7 @@ func (c Config) Validate() error {
 	check(c.SessionTimeout >= time.Second, "session_timeout: %v is below 1s", c.SessionTimeout)
 	check(c.TransactionTimeout >= time.Second && c.TransactionTimeout <= 15*time.Minute, "transaction_timeout: %v is not in 1s to 15m", c.TransactionTimeout)
 	check(c.AlarmAt > 0, "alarm_at: %v is not above 0", c.AlarmAt)
+	check(c.KeepFor == 0 || c.KeepFor >= time.Hour, "keep_for: %v is below 1h", c.KeepFor)
 	check(c.ExtendRetentionTo >= 0, "extend_retention_to: %v is negative", c.ExtendRetentionTo)
 	return errors.Join(errs...)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"databus/pkg/blob"
+	"databus/pkg/history"
 	"databus/pkg/service"
 	"databus/schemas"
 	"databus/schemas/codec"
@@ -100,6 +101,8 @@ type Archiver struct {
 	compiled sync.Map // topic/id -> *archive.Schema
 	frozen   sync.Map // topics whose layout is known to be this one's
 
+	chain       *history.Manifest // where old objects go
+	expired     time.Time         // when expire looked last
 	topicsEvery time.Duration
 	aged        time.Time              // when watchAge looked last
 	old         atomic.Pointer[string] // what waits for too long; read by health checks
@@ -183,6 +186,12 @@ func (a *Archiver) Run(ctx context.Context) error {
 	}
 	watching, cancel := context.WithCancel(ctx)
 	defer cancel()
+	if a.cfg.KeepFor > 0 {
+		if a.chain, err = history.Follow(watching, a.Client, a.codec, "", a.Log); err != nil {
+			return fmt.Errorf("following the manifest: %w", err)
+		}
+		defer a.chain.Close()
+	}
 	go a.watchTopics(watching)
 	tick := min(500*time.Millisecond, max(20*time.Millisecond, a.cfg.Idle/4))
 	for {
@@ -206,6 +215,9 @@ func (a *Archiver) Run(ctx context.Context) error {
 			return err
 		}
 		a.watchAge(ctx, time.Now())
+		if err := a.expire(ctx, time.Now()); err != nil {
+			return err
+		}
 		a.client.AllowRebalance()
 	}
 }

@@ -390,3 +390,29 @@ func Read(ctx context.Context, opts []kgo.Opt, topic string) (map[int32][]*kgo.R
 	defer client.Close()
 	return read(ctx, opts, kadm.NewClient(client), topic)
 }
+
+// BehindEnds counts the partitions whose end the group has not reached, without reading them: for topics without
+// transactions.
+func BehindEnds(ctx context.Context, o Options) (int, error) {
+	client, err := kgo.NewClient(o.Kafka...)
+	if err != nil {
+		return 0, err
+	}
+	defer client.Close()
+	admin := kadm.NewClient(client)
+	ends, err := admin.ListEndOffsets(ctx, o.Topic)
+	if err = errors.Join(err, ends.Error()); err != nil {
+		return 0, err
+	}
+	committed, err := admin.FetchOffsets(ctx, o.Group)
+	if err != nil {
+		return 0, err
+	}
+	behind := 0
+	ends.Each(func(e kadm.ListedOffset) {
+		if at, ok := committed.Lookup(o.Topic, e.Partition); e.Offset > 0 && (!ok || at.At < e.Offset) {
+			behind++
+		}
+	})
+	return behind, nil
+}
