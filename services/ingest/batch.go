@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"databus/pkg/limits"
 )
 
 // inFlight is how many records of a batch may wait for their acknowledgement.
@@ -113,6 +115,11 @@ func (a *api) readBatch(ctx context.Context, body io.Reader, account string, str
 			return
 		case len(line) == 0:
 			continue
+		}
+		// A batch may be long: the limit that let it in may be used up by now.
+		if d := a.limits.Allow(account, packWrite); !d.Allowed && d.Reason == limits.Exceeded {
+			queue <- refused("", &problem{Status: http.StatusTooManyRequests, Title: "a limit of the account's contract is used up", Detail: fmt.Sprintf("line %d and the rest were not read", n)})
+			return
 		}
 		var b putBody
 		if p := decodeBody(line, &b); p != nil {

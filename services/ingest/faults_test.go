@@ -20,6 +20,11 @@ func TestLimits(t *testing.T) {
 	r := newRig(t, nil)
 	r.start()
 	r.put("acme", "1", "a", "a@mail.example")
+	body, more := newSlowBody()
+	batch := make(chan string, 1)
+	go func() { batch <- r.send("/v1/accounts/acme/records/batch", body) }()
+	more <- `{"record_id":"a","request_id":"early","fields":{"email":"a@mail.example"}}` + "\n"
+	r.Eventually("the batch's first record is there", func() bool { return len(r.records()) == 2 })
 	end := time.Now().Add(time.Hour)
 	historytest.Send(r.World, schemas.UsageLimits, "acme/resolve/month", &event.LimitState{
 		Account: "acme", Pack: packWrite, Period: "month:2026-11", PeriodStart: time.Now().Add(-time.Hour), PeriodEnd: &end,
@@ -27,6 +32,12 @@ func TestLimits(t *testing.T) {
 	r.Eventually("the limit holds", func() bool {
 		return r.call("POST", "/v1/accounts/acme/records", `{"record_id":"b","request_id":"2"}`).status == http.StatusTooManyRequests
 	})
+	// The batch that runs is cut off at the limit.
+	more <- `{"record_id":"a","request_id":"late","fields":{"email":"a@mail.example"}}` + "\n"
+	close(more)
+	if got := <-batch; strings.Count(got, "\n") != 2 || !strings.Contains(got, `"request_id":"early","status":200`) || !strings.Contains(got, `"status":429`) || !strings.Contains(got, "line 2 and the rest") {
+		t.Errorf("batch: %s", got)
+	}
 	before := len(r.records())
 	for _, path := range []string{"/records", "/records/batch"} {
 		p := r.call("POST", "/v1/accounts/acme"+path, `{"record_id":"c","request_id":"3"}`)
