@@ -16,6 +16,10 @@
 // Concurrency: an Archiver is run once, by Run. Its partitions are encoded and uploaded in parallel, and committed one
 // after the other, between two polls, while no rebalance can happen.
 //
+// Topics are named, or found by patterns; only those with cleanup=delete and a dead-letter topic are taken. Records that wait for
+// too much of their topic's retention raise an alarm, and the retention where that is allowed. Backfill archives holes below the
+// committed offsets. Old objects may be let go: out of the manifest first, out of the bucket a day later.
+//
 // What all objects of a topic have in common is frozen in its _layout.json before the first of them; settings that differ
 // from it stop the topic's partitions.
 //
