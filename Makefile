@@ -78,6 +78,10 @@ prove-state: ## the power fails at 10,000 writes of state, unsynced data lost in
 bench-aggregator: ## usage-aggregator against Kafka Streams on one broker: CPU, memory, restarts, latency
 	cd test && go run ./bench/cmd/bench-aggregator
 
+.PHONY: bench-archiver
+bench-archiver: ## the archiver: 10,000,000 records from one broker to S3: rows per CPU second, memory, sizes
+	cd test && go run ./bench/cmd/bench-archiver
+
 .PHONY: bench-refusal
 bench-refusal: ## from the call that uses up a limit to the first 429, end to end at 2,000 requests/s, and the overshoot
 	cd test && go run ./bench/cmd/bench-refusal
