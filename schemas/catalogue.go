@@ -154,10 +154,10 @@ func Catalogue() []Topic {
 			Producers: []string{"limiter"}, Consumers: []string{"limiter"}, Doc: "State of the limiter; rows and markers are in the partition of the inputs they come from."},
 		{Name: IngestChangelog, Key: "store/row key, or marker", Schema: "changelog_entry", Partitions: 8, Cleanup: Compact,
 			Producers: []string{"ingest"}, Consumers: []string{"ingest"}, Doc: "State of ingest's evidence loop: recent requests per record; rows and markers are in the partition of the inputs they come from."},
-		{Name: KeysEvents, Key: "account/key id; account/shred.id, with /holder for receipts; _holders/name; _databases/version", PartitionBy: 1,
+		{Name: KeysEvents, Key: "account/key id", PartitionBy: 1,
 			Schema: "key_event", Partitions: 8, Cleanup: Compact, MaxCompactionLag: day, Pseudonymous: []string{"record_key"},
 			Producers: []string{"ingest", "rebuilder", "catchup", "cli"}, Consumers: []string{"ingest", "rebuilder", "catchup", "cli"},
-			Doc: "Life of data keys, wrapped; who has dropped the revoked ones."},
+			Doc: "Life of data keys, wrapped, and who has dropped the revoked ones (keys: account/shred.id, with /holder for receipts; _holders/name; _databases/version)."},
 	}
 }
 

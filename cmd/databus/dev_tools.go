@@ -66,24 +66,24 @@ func toolsHandler(stores identity.Stores) http.Handler {
 // askCompare asks a running `databus dev` to compare two keyspaces.
 func askCompare(ctx context.Context, tools, a, b string) (*identity.Comparison, error) {
 	c := new(identity.Comparison)
-	err := ask(ctx, tools+"/databases/compare?"+url.Values{"a": {a}, "b": {b}}.Encode(), c)
+	err := ask(ctx, "to compare", tools+"/databases/compare?"+url.Values{"a": {a}, "b": {b}}.Encode(), c)
 	return c, err
 }
 
 // askRecordsOfPerson asks it for the record keys of an account's person.
 func askRecordsOfPerson(ctx context.Context, tools, keyspace, account, person string) (keys []string, err error) {
-	err = ask(ctx, tools+"/databases/person?"+url.Values{"keyspace": {keyspace}, "account": {account}, "person": {person}}.Encode(), &keys)
+	err = ask(ctx, "for a person", tools+"/databases/person?"+url.Values{"keyspace": {keyspace}, "account": {account}, "person": {person}}.Encode(), &keys)
 	return keys, err
 }
 
-func ask(ctx context.Context, address string, answer any) error {
+func ask(ctx context.Context, what, address string, answer any) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
 		return fmt.Errorf("asking `databus dev`: %w", err)
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return fmt.Errorf("asking `databus dev`: %w; start it again, or name the identity store with --identity-url", err)
+		return fmt.Errorf("asking `databus dev` %s: %w; start it again, or name the identity store with --identity-url", what, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {

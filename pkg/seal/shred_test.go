@@ -123,7 +123,7 @@ func TestReceiptFollowsTheHolders(t *testing.T) {
 func TestLeaseEndsWithoutKafka(t *testing.T) {
 	bed := kafkatest.New(t, schemas.KeysEvents)
 	keys, _ := generate(t)
-	const lease = 1500 * time.Millisecond
+	const lease = 4 * time.Second
 	var line cable
 	a, cut := openHolder(t, bed, keys, "ingest.a", lease, nil), openHolder(t, bed, keys, "ingest.cut", lease, &line)
 	rec := record(t, a, "acme", "r", "v")
