@@ -27,7 +27,7 @@ type Options struct {
 	Codec *codec.Codec
 	// Open answers calls with yes until the view is caught up; else with no.
 	Open bool
-	// Clock is time.Now if nil.
+	// Clock is time.Now if nil, as of the last few milliseconds: asking the system takes longer than a decision may.
 	Clock   func() time.Time
 	Metrics prometheus.Registerer
 	Log     *slog.Logger
@@ -98,6 +98,10 @@ type View struct {
 	follower *follow.Follower
 	serde    *codec.Serde[event.LimitState]
 	caughtUp atomic.Bool
+	now      atomic.Int64 // microseconds since 1970, kept by tell; 0: ask the clock
+	close    sync.Once
+	closed   chan struct{}
+	names    map[string]string // see one; the follower's goroutine only
 
 	unknown struct{ allowed, refused prometheus.Counter }
 	states  prometheus.Counter
@@ -118,7 +122,38 @@ func NewView(ctx context.Context, o Options) (*View, error) {
 	if err != nil {
 		return nil, fmt.Errorf("limits: %w", err)
 	}
+	if o.Clock == nil {
+		go v.tell(ctx)
+	}
 	return v, nil
+}
+
+// tick is how late a view may notice that a period has ended.
+const tick = 5 * time.Millisecond
+
+// tell keeps the time until the view is closed.
+func (v *View) tell(ctx context.Context) {
+	t := time.NewTicker(tick)
+	defer t.Stop()
+	defer v.now.Store(0)
+	for {
+		v.now.Store(v.o.Clock().UnixMicro())
+		select {
+		case <-t.C:
+		case <-v.closed:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// micros is the time, in microseconds since 1970.
+func (v *View) micros() int64 {
+	if now := v.now.Load(); now != 0 {
+		return now
+	}
+	return v.o.Clock().UnixMicro()
 }
 
 func newView(o Options) (*View, error) {
@@ -134,7 +169,7 @@ func newView(o Options) (*View, error) {
 	if o.Metrics == nil {
 		o.Metrics = prometheus.NewRegistry()
 	}
-	v := &View{o: o, seed: maphash.MakeSeed(), serde: codec.For[event.LimitState](o.Codec, schemas.UsageLimits)}
+	v := &View{o: o, seed: maphash.MakeSeed(), closed: make(chan struct{}), names: map[string]string{}, serde: codec.For[event.LimitState](o.Codec, schemas.UsageLimits)}
 	for i := range v.shards {
 		v.shards[i].accounts = map[string][]limit{}
 	}
@@ -191,7 +226,8 @@ func (v *View) take(ctx context.Context, rec *kgo.Record) {
 	}
 	v.states.Inc()
 	v.delay.Observe(max(0, v.o.Clock().Sub(s.UpdatedAt).Seconds()))
-	l := &limit{pack: s.Pack, period: s.Period, start: s.PeriodStart.UnixMicro(), limit: s.Limit, remaining: s.Remaining, exceeded: s.State == event.LimitLevelExceeded}
+	// Packs and periods are few: as one string each they stay in the CPU's caches.
+	l := &limit{pack: v.one(s.Pack), period: v.one(s.Period), start: s.PeriodStart.UnixMicro(), limit: s.Limit, remaining: s.Remaining, exceeded: s.State == event.LimitLevelExceeded}
 	if s.PeriodEnd != nil {
 		l.end = s.PeriodEnd.UnixMicro()
 	}
@@ -199,6 +235,22 @@ func (v *View) take(ctx context.Context, rec *kgo.Record) {
 		l.contractEnd = s.ContractEndsAt.UnixMicro()
 	}
 	v.put(s.Account, string(rec.Key), l)
+}
+
+// maxNames bounds the packs and periods that are kept once.
+const maxNames = 10_000
+
+// one returns the same string for equal ones.
+func (v *View) one(name string) string {
+	have, ok := v.names[name]
+	if !ok {
+		if len(v.names) >= maxNames {
+			clear(v.names)
+		}
+		have = name
+		v.names[name] = have
+	}
+	return have
 }
 
 // cut splits a key account/pack/period.
@@ -300,7 +352,7 @@ func (v *View) Allow(account, pack string) Decision {
 	if len(limits) == 0 {
 		return Decision{Allowed: true, Reason: Unlimited}
 	}
-	now := v.o.Clock().UnixMicro()
+	now := v.micros()
 	var tightest *limit
 	for i := range limits {
 		l := &limits[i]
@@ -353,4 +405,7 @@ func (v *View) Ready(ctx context.Context) error {
 }
 
 // Close stops following. Allow goes on answering with what the view knows.
-func (v *View) Close() { v.follower.Close() }
+func (v *View) Close() {
+	v.close.Do(func() { close(v.closed) })
+	v.follower.Close()
+}
