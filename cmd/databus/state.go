@@ -174,16 +174,20 @@ func (c stateInspectCmd) overview(g *Globals, db *state.DB, v stateView) error {
 	}
 	fmt.Fprintf(g.Out, "%s\nservice %s, instance %s, format version %d, %d partitions, %s on disk\n", v.Dir, v.Service, v.Instance, v.Format, len(v.Partitions), bytesText(int64(v.DiskBytes)))
 	w := tabwriter.NewWriter(g.Out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "PARTITION\tCHANGELOG\tINPUTS\tROWS\tBYTES\tWRITTEN")
+	fmt.Fprintln(w, "PARTITION\tLOGS\tINPUTS\tROWS\tBYTES\tWRITTEN")
 	for _, p := range v.Partitions {
-		var inputs, rows []string
-		for _, topic := range slices.Sorted(maps.Keys(p.Inputs)) {
-			inputs = append(inputs, fmt.Sprintf("%s@%d", topic, p.Inputs[topic]))
+		at := func(offsets map[string]int64) string {
+			var all []string
+			for _, topic := range slices.Sorted(maps.Keys(offsets)) {
+				all = append(all, fmt.Sprintf("%s@%d", topic, offsets[topic]))
+			}
+			return orDash(all)
 		}
+		var rows []string
 		for _, s := range p.Stores {
 			rows = append(rows, fmt.Sprintf("%s %d", s.Store, s.Rows))
 		}
-		fmt.Fprintf(w, "%d\t%d\t%s\t%s\t%s\t%s\n", p.Partition, p.Changelog, orDash(inputs), orDash(rows), bytesText(p.Bytes), moment(p.At))
+		fmt.Fprintf(w, "%d\t%d\t%s\t%s\t%s\t%s\n", p.Partition, at(p.Logs), at(p.Inputs), orDash(rows), bytesText(p.Bytes), moment(p.At))
 	}
 	return w.Flush()
 }

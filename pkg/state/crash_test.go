@@ -84,7 +84,7 @@ func (m *machine) live(n int64) {
 			for ; at[p] < next; at[p]++ {
 				m.set(b, int32(p), m.log[p][at[p]].rows)
 			}
-			m.commit(b, int32(p))(b.SetPosition(int32(p), Position{Changelog: int64(next), Inputs: map[string]int64{"in": int64(next)}}))
+			m.commit(b, int32(p))(b.SetPosition(int32(p), Position{Logs: map[string]int64{"log": int64(next)}, Inputs: map[string]int64{"in": int64(next)}}))
 		}
 	}
 	for !dead() { // transactions, some over several partitions
@@ -97,7 +97,7 @@ func (m *machine) live(n int64) {
 			m.transact(p)
 			m.set(b, int32(p), m.log[p][len(m.log[p])-1].rows)
 			end := int64(len(m.log[p]))
-			errs = append(errs, b.SetPosition(int32(p), Position{Changelog: end, Inputs: map[string]int64{"in": end}}))
+			errs = append(errs, b.SetPosition(int32(p), Position{Logs: map[string]int64{"log": end}, Inputs: map[string]int64{"in": end}}))
 		}
 		m.commit(b, 0)(errors.Join(errs...))
 		if writes.Load() > n+5000 {
@@ -173,7 +173,7 @@ func (m *machine) check(db *DB, p int32) int {
 	if err != nil {
 		m.t.Fatalf("partition %d behind a crash: %v", p, err)
 	}
-	at := int(pos.Changelog)
+	at := int(pos.Logs["log"])
 	switch {
 	case at > len(m.log[p]) || ok && at == 0:
 		m.t.Fatalf("partition %d is at %d, the changelog ends at %d", p, at, len(m.log[p]))

@@ -10,8 +10,9 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// FormatVersion of the directory. A newer one is refused, so that a roll-back never misreads rows.
-const FormatVersion = 1
+// FormatVersion of the directory. A newer one is refused, so that a roll-back never misreads rows; an older one is deleted
+// and restored.
+const FormatVersion = 2
 
 const (
 	dbDir      = "db"
@@ -40,7 +41,15 @@ func prepare(fs vfs.FS, o Options) error {
 		return err
 	}
 	if ok {
-		return have.check(o)
+		if err := have.check(o); err != nil || have.Format == FormatVersion {
+			return err
+		}
+		if o.ReadOnly {
+			return fmt.Errorf("opening state in %s: %w: its format version is %d, this program reads %d", o.Dir, ErrForeign, have.Format, FormatVersion)
+		}
+		if err := errors.Join(fs.Remove(fs.PathJoin(o.Dir, identity)), syncDir(fs, o.Dir)); err != nil {
+			return fmt.Errorf("opening state in %s: removing a state of format version %d: %w", o.Dir, have.Format, err)
+		}
 	}
 	if o.ReadOnly {
 		return fmt.Errorf("opening state in %s: %w: there is no finished state", o.Dir, ErrForeign)

@@ -33,13 +33,24 @@ type Options struct {
 
 // Position says what the rows of a partition stand for.
 type Position struct {
-	// Changelog is the offset of the first changelog record that is not in the rows.
-	Changelog int64 `json:"changelog"`
+	// Logs holds the offset of the first record that is not in the rows, of the changelog and of each topic that holds rows.
+	Logs map[string]int64 `json:"logs"`
 	// Inputs holds the first offset of each input topic that is not in the rows. A topic of which nothing has been
 	// processed is absent.
 	Inputs map[string]int64 `json:"inputs"`
+	// Partial: a restore was under way. The logs have been read up to Logs, the newest marker named Inputs, and the rows are
+	// no committed state.
+	Partial bool `json:"partial,omitempty"`
+	// Derived says what the derived rows cover; nil where there are none.
+	Derived *Derived `json:"derived,omitempty"`
 	// At is when the position was written, by this machine's clock.
 	At time.Time `json:"at"`
+}
+
+// Derived says that derived rows follow from all records of an input, appended within a window before the record at Next.
+type Derived struct {
+	Next   int64         `json:"next"`
+	Window time.Duration `json:"window"` // nanoseconds
 }
 
 // DB is the state of one instance.

@@ -67,10 +67,10 @@ func scan(t *testing.T, db *DB, partition int32, store, prefix string) string {
 func TestRows(t *testing.T) {
 	db := open(t, nil, t.TempDir())
 	defer db.Close()
-	pos := Position{Changelog: 7, Inputs: map[string]int64{"in": 3}, At: time.Unix(9, 0).UTC()}
+	pos := Position{Logs: map[string]int64{"log": 7}, Inputs: map[string]int64{"in": 3}, At: time.Unix(9, 0).UTC()}
 	write(t, db, 1, pos, "a", "x/1", "1", "a", "x/2", "2", "a", "y/1", "3", "ab", "x/1", "other store")
-	write(t, db, 2, Position{Changelog: 1}, "a", "x/1", "partition 2")
-	write(t, db, 256, Position{Changelog: 1}, "a", "x/1", "partition 256")
+	write(t, db, 2, Position{Logs: map[string]int64{"log": 1}}, "a", "x/1", "partition 2")
+	write(t, db, 256, Position{Logs: map[string]int64{"log": 1}}, "a", "x/1", "partition 256")
 
 	for _, c := range []struct {
 		partition           int32
@@ -187,7 +187,7 @@ func TestCrashAtEveryOperation(t *testing.T) {
 		for i := 1; i <= 40 && clone.Load() == nil; i++ {
 			p := int32(i % 2)
 			v := fmt.Sprintf("%d%s", i, strings.Repeat(".", 20000)) // large, so that memtables are flushed meanwhile
-			write(t, db, p, Position{Changelog: int64(i)}, "a", "k", v, "b", "k", v)
+			write(t, db, p, Position{Logs: map[string]int64{"log": int64(i)}}, "a", "k", v, "b", "k", v)
 			committed = i
 		}
 		if err := db.Close(); err != nil {
@@ -211,18 +211,18 @@ func TestCrashAtEveryOperation(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if int(pos.Changelog) > committed+1 {
-				t.Errorf("crash at operation %d: position %d, committed %d", at, pos.Changelog, committed)
+			if int(pos.Logs["log"]) > committed+1 {
+				t.Errorf("crash at operation %d: position %d, committed %d", at, pos.Logs["log"], committed)
 			}
 			want := ""
 			if ok {
 				kept++
-				want = fmt.Sprintf("k=%d%s", pos.Changelog, strings.Repeat(".", 20000))
+				want = fmt.Sprintf("k=%d%s", pos.Logs["log"], strings.Repeat(".", 20000))
 			} else {
 				wiped++
 			}
 			if a, b := scan(t, db, p, "a", ""), scan(t, db, p, "b", ""); a != want || b != want {
-				t.Errorf("crash at operation %d: partition %d has rows %.10q and %.10q at position %d", at, p, a, b, pos.Changelog)
+				t.Errorf("crash at operation %d: partition %d has rows %.10q and %.10q at position %d", at, p, a, b, pos.Logs["log"])
 			}
 		}
 		if err := db.Close(); err != nil {

@@ -22,12 +22,13 @@ func (e *brokerError) Unwrap() error { return e.err }
 // checkTopics refuses to start on topics that are missing or do not fit together.
 func (r *Runtime) checkTopics(ctx context.Context) error {
 	must := slices.Clone(r.shape.inputs)
-	joined := len(must) // inputs and changelog have equal numbers of partitions, where there is a join or a state
-	if r.shape.changelog != "" {
-		must = append(must, r.shape.changelog)
-		joined = len(must)
+	must = append(must, r.shape.rowTopics()...)
+	joined := len(must) // inputs and what holds rows have equal numbers of partitions
+	for _, topic := range slices.Sorted(maps.Keys(r.shape.sinks)) {
+		if r.shape.kept[topic] == 0 {
+			must = append(must, topic)
+		}
 	}
-	must = append(must, slices.Sorted(maps.Keys(r.shape.sinks))...)
 	for _, topic := range r.shape.inputs {
 		if r.shape.dead[topic] {
 			must = append(must, topic+".dlq")
@@ -45,6 +46,7 @@ func (r *Runtime) checkTopics(ctx context.Context) error {
 		}
 		if i < joined {
 			numbers[len(d.Partitions)] = append(numbers[len(d.Partitions)], topic)
+			r.partitions = int32(len(d.Partitions))
 		}
 	}
 	if len(numbers) > 1 {
@@ -58,7 +60,7 @@ func (r *Runtime) checkTopics(ctx context.Context) error {
 	return nil
 }
 
-// logs are the offsets that exist of inputs and changelog.
+// logs are the offsets that exist of inputs, changelog and topics that hold rows.
 type logs struct{ start, high kadm.ListedOffsets }
 
 func (l logs) of(topic string, partition int32) (start, high int64, ok bool) {
@@ -68,10 +70,7 @@ func (l logs) of(topic string, partition int32) (start, high int64, ok bool) {
 }
 
 func (r *Runtime) logs(ctx context.Context) (l logs, err error) {
-	topics := slices.Clone(r.shape.inputs)
-	if r.shape.changelog != "" {
-		topics = append(topics, r.shape.changelog)
-	}
+	topics := append(slices.Clone(r.shape.inputs), r.shape.rowTopics()...)
 	if l.start, err = r.admin.ListStartOffsets(ctx, topics...); err == nil {
 		// The high watermark, not the last stable offset: a dead owner's open transaction would hide what was committed
 		// behind its first record.
@@ -163,6 +162,9 @@ func (r *Runtime) restoreAll(ctx context.Context, offsets map[string]map[int32]k
 	}
 	if r.db != nil {
 		if err := r.restore(ctx, tasks, logs); err != nil {
+			return nil, err
+		}
+		if err := r.recall(ctx, tasks, logs); err != nil {
 			return nil, err
 		}
 	}

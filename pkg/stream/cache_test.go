@@ -19,8 +19,8 @@ func TestCacheAgainstAMap(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	stores := []string{"a", "b"}
-	c := newCache(stores, []string{"b"}, func() (*state.Reader, error) { return db.NewReader(3) })
+	stores := []Store{{Name: "a"}, {Name: "b", Uncached: true}}
+	c := newCache(stores, func() (*state.Reader, error) { return db.NewReader(3) })
 	committed := []map[string]string{{}, {}}
 	tx := []map[string]string{{}, {}}
 	copyOf := func(m []map[string]string) []map[string]string {
@@ -51,7 +51,7 @@ func TestCacheAgainstAMap(t *testing.T) {
 			t.Fatal(err)
 		}
 		if want, ok := tx[store][key]; string(got) != want || (got != nil) != ok {
-			t.Fatalf("step %d: %s %s = %q, want %q", step, stores[store], key, got, want)
+			t.Fatalf("step %d: %s %s = %q, want %q", step, stores[store].Name, key, got, want)
 		}
 		if step%7 == 0 {
 			prefix := string('x' + rune(rng.IntN(3)))
@@ -74,21 +74,27 @@ func TestCacheAgainstAMap(t *testing.T) {
 		}
 		switch rng.IntN(20) {
 		case 0: // commit
-			b := db.NewBatch()
-			if err := errors.Join(c.write(b, 3), b.Commit(), b.Close()); err != nil {
-				t.Fatal(err)
-			}
-			c.committed(4000)
-			if err := c.release(); err != nil {
-				t.Fatal(err)
-			}
+			c.committed()
 			committed = copyOf(tx)
-		case 1: // abort
-			if err := c.release(); err != nil {
+			if rng.IntN(3) > 0 {
+				continue
+			}
+			b := db.NewBatch()
+			if err := errors.Join(c.write(b, 3), b.Commit(), b.Close(), c.written(4000)); err != nil {
 				t.Fatal(err)
 			}
-			c.clear()
+		case 1: // abort
+			c.abort()
 			tx = copyOf(committed)
+		}
+		size := 0
+		for _, rows := range c.rows {
+			for _, r := range rows {
+				size += r.size()
+			}
+		}
+		if size != c.bytes {
+			t.Fatalf("step %d: the rows have %d bytes, the cache counts %d", step, size, c.bytes)
 		}
 	}
 	if err := c.release(); err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"sync"
 	"time"
 
@@ -12,8 +11,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
-
-	"databus/pkg/state"
 )
 
 // maxAborts transactions in a row may be refused before Run gives up.
@@ -58,14 +55,10 @@ func (r *Runtime) commit() error {
 	if err := r.o.Crash(AfterEnd); err != nil {
 		return err
 	}
-	// Pebble comes after Kafka: it may be behind, never ahead. A crash in between leaves it behind.
-	if err := r.write(tasks); err != nil {
-		return err
-	}
 	r.aborts = 0
 	r.moved = time.Time{}
 	r.done(tasks, began)
-	return nil
+	return r.writeDue()
 }
 
 // replaced adds to an unknown outcome that this instance has lost its place in the group, if that is why: the session of a
@@ -160,9 +153,6 @@ func (r *Runtime) abort(why string) error {
 func (r *Runtime) forget(why string) error {
 	var errs []error
 	for _, t := range r.snapshot() {
-		if t.cache != nil {
-			errs = append(errs, t.cache.release())
-		}
 		t.reset()
 		r.regate(t)
 	}
@@ -176,29 +166,6 @@ func (r *Runtime) forget(why string) error {
 	return errors.Join(errs...)
 }
 
-// write puts a committed transaction into Pebble: rows, changelog offset and input offsets of all partitions in one batch.
-func (r *Runtime) write(tasks []*task) error {
-	if r.db == nil {
-		return r.o.Crash(BeforeState)
-	}
-	b := r.db.NewBatch()
-	err := func() error {
-		for _, t := range tasks {
-			if err := t.write(b); err != nil {
-				return err
-			}
-		}
-		if err := r.o.Crash(BeforeState); err != nil {
-			return err
-		}
-		return b.Commit()
-	}()
-	if err := errors.Join(err, b.Close()); err != nil {
-		return fmt.Errorf("stream %s: %w", r.o.Group, err)
-	}
-	return nil
-}
-
 // done makes the transaction's end the new committed state in memory.
 func (r *Runtime) done(tasks []*task, began time.Time) {
 	r.metrics.transactions.Inc()
@@ -207,14 +174,7 @@ func (r *Runtime) done(tasks []*task, began time.Time) {
 	r.records = 0
 	for _, t := range tasks {
 		r.metrics.dead.Add(float64(t.dead))
-		if t.cache != nil {
-			t.cache.committed(r.o.CacheBytes)
-			if err := t.cache.release(); err != nil {
-				r.stop(err)
-			}
-		}
-		t.committed = maps.Clone(t.next)
-		t.tx.out, t.touched, t.dead, t.marker, t.processed = nil, false, 0, nil, 0
+		t.commit()
 		if p := r.paused[t.partition]; p != nil && p.until.IsZero() {
 			delete(r.paused, t.partition)
 		}
@@ -223,7 +183,67 @@ func (r *Runtime) done(tasks []*task, began time.Time) {
 	r.published(tasks)
 }
 
-// at is a position for Pebble.
-func (t *task) at(changelog int64, inputs map[string]int64) state.Position {
-	return state.Position{Changelog: changelog, Inputs: maps.Clone(inputs), At: time.Now().UTC()}
+// writeDue writes what committed transactions have changed, once it has waited long enough or is too much.
+func (r *Runtime) writeDue() error {
+	if r.db == nil {
+		return nil
+	}
+	r.mu.Lock()
+	due := time.Since(r.wrote) >= r.o.WriteInterval
+	for _, t := range r.tasks {
+		due = due || t.unwritten && t.cache.bytes > r.o.CacheBytes
+	}
+	r.mu.Unlock()
+	if !due {
+		return nil
+	}
+	return r.write()
+}
+
+// write puts everything committed into Pebble. Pebble comes after Kafka: it may be behind, never ahead.
+func (r *Runtime) write() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.writeTasks(r.tasks); err != nil {
+		return fmt.Errorf("stream %s: %w", r.o.Group, err)
+	}
+	return nil
+}
+
+// writeTasks is write for those who hold mu: rows, offsets of logs and of inputs of all partitions go in one batch.
+func (r *Runtime) writeTasks(tasks map[int32]*task) error {
+	if r.db == nil || r.failed {
+		return nil
+	}
+	b := r.db.NewBatch()
+	wrote := 0
+	err := func() error {
+		for _, t := range tasks {
+			if t.unwritten {
+				if err := t.write(b); err != nil {
+					return err
+				}
+				wrote++
+			}
+		}
+		if wrote == 0 {
+			return nil
+		}
+		if err := r.o.Crash(BeforeState); err != nil {
+			return err
+		}
+		return b.Commit()
+	}()
+	err = errors.Join(err, b.Close())
+	if err != nil {
+		return err
+	}
+	r.wrote = time.Now()
+	for _, t := range tasks {
+		if t.unwritten {
+			t.unwritten = false
+			err = errors.Join(err, t.cache.written(r.o.CacheBytes))
+		}
+	}
+	return err
 }

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"runtime"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -27,6 +26,9 @@ type Handlers struct {
 	// Finish is called once per transaction for each partition that processed a record, behind its last record: the place
 	// to emit one record per changed row instead of one per input. Optional.
 	Finish func(tx *Tx) error
+	// Again is given records of Options.Recall's topic that were processed before, in order, where the derived rows on this
+	// disk do not cover them. It writes derived rows and nothing else. Needed with derived stores only.
+	Again func(tx *Tx, recs []*kgo.Record) error
 }
 
 // Options say what a runtime runs and where. Zero durations and sizes mean the defaults that are given.
@@ -37,11 +39,10 @@ type Options struct {
 	Topology schemas.Topology
 	// Group is the consumer group; default the service's name.
 	Group string
-	// Stores names the state stores; none means a stateless topology without changelog.
-	Stores []string
-	// Uncached names the stores whose rows are seldom asked for twice, such as ids seen: they would push others out of
-	// the cache.
-	Uncached []string
+	// Stores are the state stores; none means a stateless topology without changelog.
+	Stores []Store
+	// Recall says what derived stores follow from; needed with them only.
+	Recall Recall
 	// Handlers returns the functions for a partition.
 	Handlers func(partition int32) Handlers
 
@@ -58,13 +59,16 @@ type Options struct {
 	StateDir string
 	StateFS  vfs.FS
 
-	CommitInterval     time.Duration // how long a transaction collects, 10 ms or more; default 100 ms
+	CommitInterval time.Duration // how long a transaction collects, 10 ms or more; default 100 ms
+	// WriteInterval is how long rows of committed transactions are collected before they are written to disk; default 1 s.
+	// What a crash loses of them is read again from the changelog. A row that changes in every transaction is written once.
+	WriteInterval      time.Duration
 	TransactionTimeout time.Duration // default 10 s; also how long a dead instance blocks its successors
 	SessionTimeout     time.Duration // default 10 s: after that the group gives a dead instance's partitions away
 	RebalanceTimeout   time.Duration // default 60 s
 	StuckAfter         time.Duration // default 60 s: lag without progress for so long makes the service unready
 	MaxRecords         int           // input records of a transaction; default 20,000
-	CacheBytes         int           // rows cached per partition; default 8 MiB
+	CacheBytes         int           // rows kept in memory per partition, those not yet written included; default 8 MiB
 	Parallel           int           // partitions processed at once; default the number of CPUs
 	// TombstoneRetention is the changelog's delete.retention.ms; default 24 h. Local rows older than half of it may miss
 	// deletions that compaction has forgotten, and are restored from nothing.
@@ -88,7 +92,8 @@ const (
 	InsideRestore Point = "inside restore"         // some of the changelog has been replayed
 	AfterFlush    Point = "after flush"            // all records are produced, the transaction is open
 	AfterEnd      Point = "after end"              // Kafka has committed
-	BeforeState   Point = "before the state batch" // the Pebble batch is built and not committed
+	BeforeState   Point = "before the state batch" // the Pebble batch of one or more transactions is built and not committed
+	InsideRecall  Point = "inside recall"          // some of the derived rows are made anew
 )
 
 // CrashHook makes Options.Crash of a hook that knows the points by their names; nil stays nil.
@@ -108,6 +113,7 @@ func (o *Options) complete() error {
 	def(&o.CommitInterval, 100*time.Millisecond)
 	// A short timeout, since it is also how long a dead instance's open transaction hides what follows it.
 	def(&o.TransactionTimeout, 10*time.Second)
+	def(&o.WriteInterval, time.Second)
 	def(&o.SessionTimeout, 10*time.Second)
 	def(&o.RebalanceTimeout, time.Minute)
 	def(&o.StuckAfter, time.Minute)
@@ -161,10 +167,12 @@ type shape struct {
 	dead      map[string]bool // inputs that have a dead-letter topic
 	changelog string          // empty without stores
 	stores    map[string]int
+	kept      map[string]int // topics that hold the rows of a store: its index + 1
+	derived   bool           // there are derived stores
 }
 
 func newShape(o *Options) (*shape, error) {
-	s := &shape{tables: map[string]bool{}, sinks: map[string]bool{}, dead: map[string]bool{}, stores: map[string]int{}}
+	s := &shape{tables: map[string]bool{}, sinks: map[string]bool{}, dead: map[string]bool{}, stores: map[string]int{}, kept: map[string]int{}}
 	var sources, tables []string
 	for _, e := range o.Topology.Edges {
 		switch {
@@ -194,14 +202,5 @@ func newShape(o *Options) (*shape, error) {
 		t, ok := schemas.Lookup(topic)
 		s.dead[topic] = ok && t.DeadLetters
 	}
-	for i, name := range o.Stores {
-		s.stores[name] = i
-		if name == "" || strings.ContainsAny(name, "/\x00") {
-			return nil, fmt.Errorf("stream: %q is no name for a store", name)
-		}
-	}
-	if len(o.Stores) > 0 && s.changelog == "" {
-		return nil, fmt.Errorf("stream: group %s has stores and its topology has no changelog", o.Group)
-	}
-	return s, nil
+	return s, s.addStores(o)
 }

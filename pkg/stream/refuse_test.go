@@ -108,7 +108,7 @@ func TestStateOutsideOfTheChangelog(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		pos.Changelog += 1000
+		pos.Logs[schemas.UsageAggregatorChangelog] += 1000
 		batch := db.NewBatch()
 		if err := errors.Join(batch.Set(p, "sums", []byte("stray"), []byte("1")), batch.SetPosition(p, pos), batch.Commit(), batch.Close()); err != nil {
 			t.Fatal(err)

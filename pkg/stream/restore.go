@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"strings"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kerr"
@@ -14,47 +15,64 @@ import (
 	"databus/schemas/event"
 )
 
-// replay is one partition of the changelog that is behind.
+// replay is one partition whose rows are behind.
 type replay struct {
 	task   *task
-	next   int64            // next offset to read
-	high   int64            // where the log ended when the restore began
+	logs   map[string]*span // the changelog and the topics that hold rows
 	inputs map[string]int64 // of the newest marker
 	rows   int
+}
+
+// span is what of a log is to be read.
+type span struct {
+	next int64 // next offset to read
+	high int64 // where the log ended when the restore began
 }
 
 // restore brings the rows of the partitions to what the group has committed, and checks that they are.
 func (r *Runtime) restore(ctx context.Context, tasks map[int32]*task, logs logs) error {
 	behind := map[int32]*replay{}
 	for p, t := range tasks {
-		start, high, ok := logs.of(r.shape.changelog, p)
-		if !ok {
-			return &brokerError{fmt.Errorf("asking for offsets of %s, partition %d: no answer", r.shape.changelog, p)}
-		}
+		rp := &replay{task: t, logs: map[string]*span{}}
 		pos, found, err := r.db.Position(p)
 		if err != nil {
 			return err
 		}
-		if found && (pos.Changelog < start || pos.Changelog > high) {
-			r.o.Log.Warn("local state is outside of the changelog; restoring from nothing", "partition", p, "at", pos.Changelog, "start", start, "end", high)
-			found = false
+		for _, topic := range r.shape.rowTopics() {
+			start, high, ok := logs.of(topic, p)
+			if !ok {
+				return &brokerError{fmt.Errorf("asking for offsets of %s, partition %d: no answer", topic, p)}
+			}
+			at, known := pos.Logs[topic]
+			if found && (!known && topic == r.shape.changelog || known && (at < start || at > high)) {
+				r.o.Log.Warn("local state is outside of its changelog; restoring from nothing", "topic", topic, "partition", p, "at", at, "start", start, "end", high)
+				found = false
+			}
+			if !known {
+				at = start // nothing was written to it yet
+			}
+			rp.logs[topic] = &span{at, high}
 		}
-		if found && maps.Equal(pos.Inputs, t.committed) {
+		if found && !pos.Partial && maps.Equal(pos.Inputs, t.committed) {
 			// The last marker in Pebble is that of the group's last transaction: nothing is missing.
-			t.changelog = pos.Changelog
+			t.logs, t.derived = pos.Logs, pos.Derived
 			continue
 		}
 		if found && time.Since(pos.At) > r.o.TombstoneRetention/2 {
 			r.o.Log.Warn("local state is old; restoring from nothing", "partition", p, "age", time.Since(pos.At))
 			found = false
 		}
-		if !found {
+		if found {
+			rp.inputs, t.derived = pos.Inputs, pos.Derived
+		} else {
 			if err := r.db.DropPartition(p); err != nil {
 				return err
 			}
-			pos = state.Position{Changelog: start}
+			for topic, s := range rp.logs {
+				s.next, _, _ = logs.of(topic, p)
+			}
 		}
-		behind[p] = &replay{task: t, next: pos.Changelog, high: high, inputs: pos.Inputs}
+		behind[p] = rp
 	}
 	if len(behind) > 0 {
 		r.report(false, fmt.Sprintf("restoring %d partitions", len(behind)))
@@ -65,33 +83,49 @@ func (r *Runtime) restore(ctx context.Context, tasks map[int32]*task, logs logs)
 	return nil
 }
 
-// done: everything up to the end was read, or a marker says that the rows are what the group has committed. (Behind
-// compaction the last offsets of a log may hold no records, so that its end is never seen.)
+// done: everything up to the end was read. Of the changelog it is enough if a marker says that the rows are what the group has
+// committed: behind compaction the last offsets of a log may hold no records, so that its end is never seen. A topic that holds
+// rows ends with the commit marker of the last transaction, which compaction leaves in the segment that is written to.
 func (p *replay) done() bool {
-	return p.next >= p.high || len(p.inputs) > 0 && maps.Equal(p.inputs, p.task.committed)
+	for topic, s := range p.logs {
+		if s.next < s.high && !(topic == p.task.r.shape.changelog && len(p.inputs) > 0 && maps.Equal(p.inputs, p.task.committed)) {
+			return false
+		}
+	}
+	return true
+}
+
+// position of rows in the middle of a restore.
+func (p *replay) position(partial bool) state.Position {
+	pos := state.Position{Logs: map[string]int64{}, Inputs: maps.Clone(p.inputs), Partial: partial, Derived: p.task.derived, At: time.Now().UTC()}
+	for topic, s := range p.logs {
+		pos.Logs[topic] = s.next
+	}
+	return pos
 }
 
 func (r *Runtime) replayAll(ctx context.Context, behind map[int32]*replay) error {
 	began := time.Now()
-	from := map[int32]kgo.Offset{}
+	from := map[string]map[int32]kgo.Offset{}
 	open := 0
 	for p, rp := range behind {
-		if !rp.done() {
-			from[p] = kgo.NoResetOffset().At(rp.next)
-			open++
+		if rp.done() {
+			continue
+		}
+		open++
+		for topic, s := range rp.logs {
+			if s.next < s.high {
+				if from[topic] == nil {
+					from[topic] = map[int32]kgo.Offset{}
+				}
+				from[topic][p] = kgo.NoResetOffset().At(s.next)
+			}
 		}
 	}
 	if open > 0 {
-		c, err := kgo.NewClient(append(append([]kgo.Opt{}, r.o.Kafka...),
-			kgo.ConsumePartitions(map[string]map[int32]kgo.Offset{r.shape.changelog: from}),
-			kgo.ConsumeResetOffset(kgo.NoResetOffset()),
-			// Read committed, up to the high watermark, with control records: see logs. What an open transaction hides
-			// is waited for; the commit marker at the end of the log is seen.
-			kgo.FetchIsolationLevel(kgo.ReadCommitted()),
-			kgo.KeepControlRecords(),
-		)...)
+		c, err := r.reader(from)
 		if err != nil {
-			return fmt.Errorf("restoring: making a client: %w", err)
+			return fmt.Errorf("restoring: %w", err)
 		}
 		defer c.Close()
 		if err := r.follow(ctx, c, behind, open); err != nil {
@@ -99,21 +133,66 @@ func (r *Runtime) replayAll(ctx context.Context, behind map[int32]*replay) error
 		}
 	}
 	rows := 0
-	for p, rp := range behind {
-		rows += rp.rows
-		if !maps.Equal(rp.inputs, rp.task.committed) && len(rp.inputs)+len(rp.task.committed) > 0 {
-			return r.mismatch(p, rp)
+	b := r.db.NewBatch()
+	err := func() error {
+		for p, rp := range behind {
+			rows += rp.rows
+			if !maps.Equal(rp.inputs, rp.task.committed) && len(rp.inputs)+len(rp.task.committed) > 0 {
+				return r.mismatch(p, rp)
+			}
+			if len(rp.inputs) == 0 && rp.rows > 0 {
+				return fmt.Errorf("%w: partition %d: there are rows in %s and no marker in %s says what they stand for: the records of one were deleted "+
+					"and those of the other were not. To start over, delete both", ErrPosition, p, strings.Join(r.shape.rowTopics()[1:], ", "), r.shape.changelog)
+			}
+			pos := rp.position(false)
+			rp.task.logs = pos.Logs
+			if err := b.SetPosition(p, pos); err != nil {
+				return err
+			}
 		}
-		rp.task.changelog = rp.next
-		b := r.db.NewBatch()
-		err := errors.Join(b.SetPosition(p, rp.task.at(rp.next, rp.inputs)), b.Commit())
-		if err := errors.Join(err, b.Close()); err != nil {
-			return err
-		}
+		return b.Commit()
+	}()
+	if err := errors.Join(err, b.Close()); err != nil {
+		return err
 	}
 	r.metrics.restoredRows.Add(float64(rows))
 	r.o.Log.Info("state restored", "group", r.o.Group, "partitions", len(behind), "rows", rows, "in", time.Since(began))
 	return nil
+}
+
+// reader is a client that reads logs as a restore must: read committed, up to the high watermark, with control records (see
+// logs). What an open transaction hides is waited for; the commit marker at the end of a log is seen.
+func (r *Runtime) reader(from map[string]map[int32]kgo.Offset) (*kgo.Client, error) {
+	c, err := kgo.NewClient(append(append([]kgo.Opt{}, r.o.Kafka...),
+		kgo.ConsumePartitions(from),
+		kgo.ConsumeResetOffset(kgo.NoResetOffset()),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
+		kgo.KeepControlRecords(),
+	)...)
+	if err != nil {
+		return nil, fmt.Errorf("making a client: %w", err)
+	}
+	return c, nil
+}
+
+// read returns the next records, none after a second without any.
+func read(ctx context.Context, c *kgo.Client) (kgo.Fetches, error) {
+	pctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	fetches := c.PollRecords(pctx, 10_000)
+	if ctx.Err() != nil {
+		return nil, ctx.Err()
+	}
+	for _, e := range fetches.Errors() {
+		switch {
+		case errors.Is(e.Err, context.DeadlineExceeded):
+		case errors.Is(e.Err, kerr.OffsetOutOfRange):
+			return nil, &brokerError{fmt.Errorf("%s, partition %d, was cut while it was read: %w", e.Topic, e.Partition, e.Err)}
+		default:
+			return nil, &brokerError{fmt.Errorf("reading %s, partition %d: %w", e.Topic, e.Partition, e.Err)}
+		}
+	}
+	return fetches, nil
 }
 
 // follow reads the changelog into Pebble until every partition is done.
@@ -121,30 +200,19 @@ func (r *Runtime) follow(ctx context.Context, c *kgo.Client, behind map[int32]*r
 	progress := time.Now()
 	patience := 3 * r.o.TransactionTimeout // an open transaction of somebody else may hide the end for one timeout
 	for open > 0 {
-		pctx, cancel := context.WithTimeout(ctx, time.Second)
-		fetches := c.PollRecords(pctx, 10_000)
-		cancel()
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		for _, e := range fetches.Errors() {
-			switch {
-			case errors.Is(e.Err, context.DeadlineExceeded):
-			case errors.Is(e.Err, kerr.OffsetOutOfRange):
-				return &brokerError{fmt.Errorf("the changelog was cut while it was read: %w", e.Err)}
-			default:
-				return &brokerError{fmt.Errorf("reading %s, partition %d: %w", e.Topic, e.Partition, e.Err)}
-			}
+		fetches, err := read(ctx, c)
+		if err != nil {
+			return err
 		}
 		if fetches.NumRecords() == 0 {
 			if time.Since(progress) > patience {
-				return &brokerError{fmt.Errorf("reading %s: no progress in %v; is a transaction open, or a partition without leader?", r.shape.changelog, patience)}
+				return &brokerError{fmt.Errorf("reading %s: no progress in %v; is a transaction open, or a partition without leader?", strings.Join(r.shape.rowTopics(), ", "), patience)}
 			}
 			continue
 		}
 		progress = time.Now()
 		b := r.db.NewBatch()
-		err := r.replayBatch(ctx, b, fetches, behind)
+		err = r.replayBatch(ctx, b, fetches, behind)
 		if err == nil {
 			err = b.Commit()
 		}
@@ -171,22 +239,27 @@ func (r *Runtime) replayBatch(ctx context.Context, b *state.Batch, fetches kgo.F
 		if rp == nil || failed != nil || len(fp.Records) == 0 {
 			return
 		}
+		log := rp.logs[fp.Topic]
 		for _, rec := range fp.Records {
 			if !rec.Attrs.IsControl() {
 				if failed = r.replayOne(ctx, b, rp, rec); failed != nil {
 					return
 				}
 			}
-			rp.next = rec.Offset + 1
+			log.next = rec.Offset + 1
 		}
-		// A crash in the middle leaves rows of later transactions beside an older marker. That is not a committed state, and
-		// its inputs cannot equal the group's: the next restore goes on from here.
-		failed = b.SetPosition(fp.Partition, rp.task.at(rp.next, rp.inputs))
+		// A crash in the middle leaves rows of later transactions beside an older marker. That is no committed state, and the
+		// position says so: the next restore goes on from here.
+		failed = b.SetPosition(fp.Partition, rp.position(true))
 	})
 	return failed
 }
 
 func (r *Runtime) replayOne(ctx context.Context, b *state.Batch, rp *replay, rec *kgo.Record) error {
+	if store := r.shape.kept[rec.Topic]; store != 0 {
+		rp.rows++
+		return b.Set(rec.Partition, r.o.Stores[store-1].Name, rec.Key, rec.Value)
+	}
 	var e event.ChangelogEntry
 	for {
 		err := r.entries.Decode(ctx, rec.Value, &e)
@@ -209,6 +282,9 @@ func (r *Runtime) replayOne(ctx context.Context, b *state.Batch, rp *replay, rec
 			rp.inputs[in.Topic] = in.Offset
 		}
 		return nil
+	}
+	if i, ok := r.shape.stores[e.Store]; !ok || r.o.Stores[i].Topic != "" || r.o.Stores[i].Derived {
+		return nil // of another version of the service
 	}
 	rp.rows++
 	var value []byte
@@ -245,5 +321,5 @@ func (r *Runtime) mismatch(partition int32, rp *replay) error {
 	return fmt.Errorf("%w: %s, partition %d: the state of group %s stands for offset %s and the group's committed offset is %s: somebody reset the "+
 		"offsets, they expired, or data was lost. Set the group's offset back to the state's, or start over: stop all instances, delete the "+
 		"group, the records of %s, and the state directories; outputs are then produced again",
-		ErrPosition, topic, partition, r.o.Group, say(state), say(group), r.shape.changelog)
+		ErrPosition, topic, partition, r.o.Group, say(state), say(group), strings.Join(r.shape.rowTopics(), ", "))
 }

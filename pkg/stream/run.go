@@ -39,6 +39,8 @@ type Runtime struct {
 	late     atomic.Bool // half of the transaction timeout is over: no further record may start
 	deserted bool        // a handler never came back and may still use the state
 
+	partitions int32 // of the inputs
+
 	// Used by Run's goroutine only.
 	pace     pace
 	begun    time.Time // when the open transaction began
@@ -54,6 +56,8 @@ type Runtime struct {
 
 	mu     sync.Mutex
 	tasks  map[int32]*task
+	wrote  time.Time // when Pebble last had everything
+	failed bool      // Run returns an error: nothing more is written
 	status status
 }
 
@@ -68,12 +72,14 @@ type task struct {
 	committed map[string]int64 // next offset of each input after the last transaction; absent: nothing was processed
 	next      map[string]int64 // the same after what has been processed
 	gates     map[string]int64 // high watermarks of tables at the assignment: other inputs wait for them
-	changelog int64            // next offset of the changelog
+	logs      map[string]int64 // next offset of the changelog and of the topics that hold rows
+	derived   *state.Derived   // what derived rows on disk covered at the assignment; nil: nothing
+	unwritten bool             // transactions are committed that Pebble does not have yet
 	gated     bool             // the other inputs are paused for gates
 	gatedAt   time.Time
 	touched   bool // Finish is due
 	dead      int
-	marker    *kgo.Record
+	last      map[string]*kgo.Record     // of the open transaction: the newest record of the changelog and of topics that hold rows
 	processed int                        // records of the open transaction
 	current   atomic.Pointer[kgo.Record] // in its handler
 }
@@ -163,7 +169,14 @@ func (r *Runtime) Run(ctx context.Context) (err error) {
 	}
 	close(r.fenced)
 	starting = false
-	if err := r.loop(ctx); err != nil {
+	err = r.loop(ctx)
+	if err == nil {
+		err = r.write()
+	}
+	if err != nil {
+		r.mu.Lock()
+		r.failed = true
+		r.mu.Unlock()
 		return err
 	}
 	if r.o.LeaveOnStop {
@@ -193,7 +206,7 @@ func (r *Runtime) fence(ctx context.Context) error {
 
 func (r *Runtime) clientOptions() []kgo.Opt {
 	fixed := func(topic string) bool {
-		if topic == r.shape.changelog {
+		if topic == r.shape.changelog || r.shape.kept[topic] != 0 {
 			return true
 		}
 		t, ok := schemas.Lookup(topic)
@@ -212,6 +225,8 @@ func (r *Runtime) clientOptions() []kgo.Opt {
 		// Range gives partition p of every input to the same member, as long as the inputs have equal numbers.
 		kgo.Balancers(kgo.RangeBalancer()),
 		kgo.DisableAutoCommit(),
+		// Two fetches of all partitions are in memory, decompressed and with 200 bytes beside each record.
+		kgo.FetchMaxPartitionBytes(256<<10),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		// Without control records the position stops short of the end behind a commit marker.
 		kgo.KeepControlRecords(),
@@ -227,7 +242,8 @@ func (r *Runtime) clientOptions() []kgo.Opt {
 		kgo.WithHooks(groupErrors{r}),
 		kgo.RequiredAcks(kgo.AllISRAcks()),
 		kgo.RecordPartitioner(partitioner{fixed}),
-		kgo.ProducerLinger(0),
+		// Everything is produced at once and flushed, which ends the linger: full batches instead of many small ones.
+		kgo.ProducerLinger(50*time.Millisecond),
 		kgo.MaxBufferedRecords(100_000),
 	)
 }
@@ -261,6 +277,9 @@ func (r *Runtime) drop(how string, partitions map[string][]int32) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := len(r.tasks)
+	if err := r.writeTasks(r.tasks); err != nil {
+		r.o.Log.Error("writing state; the next owner restores what is missing", "error", err)
+	}
 	for p, t := range r.tasks {
 		if t.cache != nil {
 			if err := t.cache.release(); err != nil {
@@ -306,6 +325,9 @@ func (r *Runtime) loop(ctx context.Context) error {
 			}
 		}
 		if !r.open {
+			if err := r.writeDue(); err != nil {
+				return err
+			}
 			r.hurry.Store(false)
 			r.session.AllowRebalance()
 			r.resume()

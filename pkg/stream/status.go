@@ -158,7 +158,7 @@ func (r *Runtime) report(ready bool, reason string) {
 
 type metrics struct {
 	records, transactions, aborted, slow, dead, waits, restoredRows prometheus.Counter
-	lag, restoreSeconds                                             prometheus.Gauge
+	lag, restoreSeconds, recallSeconds                              prometheus.Gauge
 	commitSeconds                                                   prometheus.Histogram
 }
 
@@ -186,6 +186,7 @@ func newMetrics(reg prometheus.Registerer, group string) (*metrics, error) {
 	m.restoredRows = counter("restored_rows_total", "Changelog rows replayed into local state.")
 	m.lag = gauge("lag_records", "Input offsets that are not committed, over the partitions of this instance.")
 	m.restoreSeconds = gauge("restore_seconds", "Duration of the last restore.")
+	m.recallSeconds = gauge("recall_seconds", "Duration of the last time that derived rows were made anew.")
 	h, err := register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "databus", Subsystem: "stream", Name: "commit_seconds",
 		Help: "From the last record of a transaction to its state in Pebble.", ConstLabels: labels, Buckets: prometheus.ExponentialBuckets(0.001, 2, 14)}))
 	m.commitSeconds = h

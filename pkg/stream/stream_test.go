@@ -209,7 +209,7 @@ func (b *bench) events(n int) {
 }
 
 func (b *bench) options(instance, dir string) Options {
-	o := Options{Topology: topology(), Stores: []string{"sums", "factors"}, Handlers: summing, Instance: instance, Kafka: b.opts,
+	o := Options{Topology: topology(), Stores: []Store{{Name: "sums"}, {Name: "factors"}}, Handlers: summing, Instance: instance, Kafka: b.opts,
 		Codec: b.codec, StateDir: dir, CommitInterval: 10 * time.Millisecond, SessionTimeout: 2 * time.Second, TransactionTimeout: 5 * time.Second}
 	if chatty {
 		o.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
@@ -379,7 +379,7 @@ func (b *bench) check(dirs map[string]string) {
 				if err != nil {
 					b.t.Fatal(err)
 				}
-				if p2, ok, _ := db2.Position(p); ok && p2.Changelog > pos.Changelog {
+				if p2, ok, _ := db2.Position(p); ok && p2.Logs[schemas.UsageAggregatorChangelog] > pos.Logs[schemas.UsageAggregatorChangelog] {
 					newest = false
 				}
 				db2.Close()

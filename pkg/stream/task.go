@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
@@ -12,9 +13,9 @@ import (
 )
 
 func (r *Runtime) newTask(partition int32) *task {
-	t := &task{r: r, partition: partition, queue: make([][]*kgo.Record, len(r.shape.inputs)), committed: map[string]int64{}, gates: map[string]int64{}}
+	t := &task{r: r, partition: partition, queue: make([][]*kgo.Record, len(r.shape.inputs)), committed: map[string]int64{}, gates: map[string]int64{}, logs: map[string]int64{}, last: map[string]*kgo.Record{}}
 	if r.db != nil {
-		t.cache = newCache(r.o.Stores, r.o.Uncached, func() (*state.Reader, error) { return r.db.NewReader(partition) })
+		t.cache = newCache(r.o.Stores, func() (*state.Reader, error) { return r.db.NewReader(partition) })
 	}
 	t.reset()
 	return t
@@ -22,13 +23,16 @@ func (r *Runtime) newTask(partition int32) *task {
 
 // reset forgets everything since the last committed transaction.
 func (t *task) reset() {
-	t.handlers = t.r.o.Handlers(t.partition)
+	if t.touched || t.handlers.Inputs == nil { // else they know of nothing that has not been committed
+		t.handlers = t.r.o.Handlers(t.partition)
+	}
 	t.next = maps.Clone(t.committed)
 	if t.cache != nil {
-		t.cache.clear()
+		t.cache.abort()
 	}
 	t.tx = Tx{ctx: t.r.ctx, task: t, cache: t.cache}
-	t.touched, t.dead, t.marker, t.processed = false, 0, nil, 0
+	t.touched, t.dead, t.processed = false, 0, 0
+	clear(t.last)
 	t.current.Store(nil)
 	for i := range t.queue {
 		t.queue[i] = nil
@@ -53,6 +57,7 @@ func (t *task) process() error {
 		if handle == nil {
 			return fmt.Errorf("stream %s: there is no handler for %s", t.r.o.Group, topic)
 		}
+		var last *kgo.Record
 		for _, rec := range t.queue[i] {
 			if !rec.Attrs.IsControl() {
 				if t.r.late.Load() {
@@ -64,7 +69,10 @@ func (t *task) process() error {
 				}
 				t.processed++
 			}
-			t.next[topic] = rec.Offset + 1
+			last = rec
+		}
+		if last != nil {
+			t.next[topic] = last.Offset + 1 // where a record failed, the transaction is given up
 		}
 		t.queue[i] = nil
 	}
@@ -104,11 +112,11 @@ func (t *task) one(rec *kgo.Record, handle func(*Tx, *kgo.Record) error) error {
 
 // finish closes the partition's part of the transaction: the service's last words, the rows, and the marker.
 func (t *task) finish() error {
+	if t.cache != nil {
+		t.cache.end()
+	}
 	if t.touched && t.handlers.Finish != nil {
-		if t.cache != nil {
-			t.cache.begin()
-		}
-		if err := t.handlers.Finish(&t.tx); err != nil {
+		if err := t.handlers.Finish(&t.tx); err != nil { // then the transaction is given up: nothing is undone
 			place := fmt.Sprintf("partition %d", t.partition)
 			if isRetryable(err) {
 				return &retry{partition: t.partition, place: place, err: err}
@@ -120,11 +128,22 @@ func (t *task) finish() error {
 		return nil
 	}
 	e := event.ChangelogEntry{Kind: event.ChangelogKindRow, Instance: t.r.o.Instance}
-	for i, store := range t.r.o.Stores {
-		e.Store = store
+	for i := range t.r.o.Stores {
+		store := &t.r.o.Stores[i]
+		if store.Derived {
+			continue
+		}
+		e.Store = store.Name
 		for _, row := range t.cache.dirty[i] {
-			key := t.tx.room.take(append(append(append(t.tx.room.free(), store...), '/'), row.key...))
-			e.Key, e.Value = key[len(store)+1:], nil
+			if store.Topic != "" {
+				rec := t.tx.room.record()
+				*rec = kgo.Record{Topic: store.Topic, Partition: t.partition, Key: []byte(row.key), Value: row.value}
+				t.tx.out = append(t.tx.out, rec)
+				t.last[store.Topic] = rec
+				continue
+			}
+			key := t.tx.room.take(append(append(append(t.tx.room.free(), e.Store...), '/'), row.key...))
+			e.Key, e.Value = key[len(e.Store)+1:], nil
 			if row.value != nil {
 				e.Value = &row.value
 			}
@@ -143,7 +162,7 @@ func (t *task) finish() error {
 	if err := t.entry([]byte(markerKey), &e); err != nil {
 		return err
 	}
-	t.marker = t.tx.out[len(t.tx.out)-1]
+	t.last[t.r.shape.changelog] = t.tx.out[len(t.tx.out)-1]
 	return nil
 }
 
@@ -164,8 +183,30 @@ func (t *task) entry(key []byte, e *event.ChangelogEntry) error {
 	return nil
 }
 
-// write puts the partition's part of a committed transaction into the batch for Pebble.
+// commit makes the end of the transaction the committed state in memory.
+func (t *task) commit() {
+	t.committed = maps.Clone(t.next)
+	if t.cache != nil {
+		t.cache.committed()
+		for topic, rec := range t.last {
+			t.logs[topic] = rec.Offset + 1
+		}
+		t.unwritten = true
+	}
+	t.tx.out, t.touched, t.dead, t.processed = nil, false, 0, 0
+	clear(t.last)
+}
+
+// write puts what the partition's committed transactions changed into the batch for Pebble.
 func (t *task) write(b *state.Batch) error {
-	t.changelog = t.marker.Offset + 1
-	return errors.Join(t.cache.write(b, t.partition), b.SetPosition(t.partition, t.at(t.changelog, t.next)))
+	return errors.Join(t.cache.write(b, t.partition), b.SetPosition(t.partition, t.position()))
+}
+
+// position is what the rows stand for once everything committed is written.
+func (t *task) position() state.Position {
+	p := state.Position{Logs: maps.Clone(t.logs), Inputs: maps.Clone(t.committed), At: time.Now().UTC()}
+	if t.r.shape.derived {
+		p.Derived = &state.Derived{Next: t.committed[t.r.o.Recall.Topic], Window: t.r.o.Recall.Window}
+	}
+	return p
 }

@@ -23,6 +23,9 @@ func (tx *Tx) Context() context.Context { return tx.ctx }
 // Partition is the partition of all inputs and of the rows.
 func (tx *Tx) Partition() int32 { return tx.task.partition }
 
+// Partitions is the number of partitions of all inputs.
+func (tx *Tx) Partitions() int32 { return tx.task.r.partitions }
+
 // Get returns a row, or nil if it does not exist. The bytes must not be changed.
 func (tx *Tx) Get(store string, key []byte) ([]byte, error) {
 	return tx.cache.get(tx.store(store), key)
@@ -56,6 +59,9 @@ func (tx *Tx) ScanFrom(store string, from []byte, each func(key, value []byte) b
 func (tx *Tx) Emit(topic string, key, value []byte, headers ...kgo.RecordHeader) {
 	if !tx.task.r.shape.sinks[topic] {
 		panic(fmt.Sprintf("stream: %s emits to %s, which is no sink of its topology", tx.task.r.o.Group, topic))
+	}
+	if tx.task.r.shape.kept[topic] != 0 {
+		panic(fmt.Sprintf("stream: %s emits to %s, which holds the rows of a store: Put does that", tx.task.r.o.Group, topic))
 	}
 	rec := tx.room.record()
 	*rec = kgo.Record{Topic: topic, Key: key, Value: value, Headers: headers}

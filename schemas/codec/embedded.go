@@ -47,7 +47,7 @@ func (e *Embedded[T]) Decode(b []byte, v *T) error {
 		return &Error{Topic: e.name, Kind: ErrTooLarge, Detail: fmt.Sprintf("%d bytes", len(b))}
 	}
 	d := decoder{schema: e.schema, guard: e.guard}
-	return d.decode(e.name, 0, b, v)
+	return d.decode(e.name, 0, b, v, nil)
 }
 
 func guardError(topic string, id int, err error) error {

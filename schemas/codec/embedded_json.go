@@ -9,7 +9,7 @@ func (e *Embedded[T]) JSON(b []byte) ([]byte, error) {
 	}
 	d := decoder{schema: e.schema, guard: e.guard}
 	var v any
-	if err := d.decode(e.name, 0, b, &v); err != nil {
+	if err := d.decode(e.name, 0, b, &v, nil); err != nil {
 		return nil, err
 	}
 	out, err := e.schema.EncodeJSON(v)

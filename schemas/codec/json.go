@@ -18,7 +18,7 @@ func (c *Codec) JSON(ctx context.Context, topic string, b []byte) ([]byte, error
 	}
 	d := decoder{schema: w, guard: newGuard(w.Root(), c.limits)}
 	var v any
-	if err := d.decode(topic, id, payload, &v); err != nil {
+	if err := d.decode(topic, id, payload, &v, nil); err != nil {
 		return nil, err
 	}
 	out, err := w.EncodeJSON(v)

@@ -79,6 +79,18 @@ func (s *Serde[T]) Append(ctx context.Context, dst []byte, v *T) ([]byte, error)
 
 // Decode reads a message into v. Strings and byte slices of v are copies.
 func (s *Serde[T]) Decode(ctx context.Context, b []byte, v *T) error {
+	return s.decode(ctx, b, v, nil)
+}
+
+// DecodeShared is Decode without copies: strings and byte slices of v are parts of b, which must not change while they are in
+// use, and clone what outlives the message.
+func (s *Serde[T]) DecodeShared(ctx context.Context, b []byte, v *T) error {
+	return s.decode(ctx, b, v, shared)
+}
+
+var shared = []avro.Opt{avro.AliasInput()}
+
+func (s *Serde[T]) decode(ctx context.Context, b []byte, v *T, opts []avro.Opt) error {
 	id, payload, err := s.codec.split(s.topic.Name, b)
 	if err != nil {
 		return err
@@ -89,16 +101,16 @@ func (s *Serde[T]) Decode(ctx context.Context, b []byte, v *T) error {
 			return err
 		}
 	}
-	return d.decode(s.topic.Name, id, payload, v)
+	return d.decode(s.topic.Name, id, payload, v, opts)
 }
 
-func (d *decoder) decode(topic string, id int, payload []byte, v any) error {
+func (d *decoder) decode(topic string, id int, payload []byte, v any, opts []avro.Opt) error {
 	if d.guard != nil {
 		if err := d.guard.check(payload); err != nil {
 			return guardError(topic, id, err)
 		}
 	}
-	rest, err := d.schema.Decode(payload, v)
+	rest, err := d.schema.Decode(payload, v, opts...)
 	if err != nil {
 		return &Error{Topic: topic, SchemaID: id, Kind: ErrUndecodable, Detail: err.Error()}
 	}

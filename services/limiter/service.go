@@ -62,7 +62,7 @@ func newService(c *codec.Codec, cfg Config) *Service {
 // build completes the options of the runtime with what the service is.
 func (s *Service) build(o stream.Options) error {
 	o.Topology, o.Codec = Topology(), s.codec
-	o.Stores = []string{storeCounts, storeContracts, storeCrossed}
+	o.Stores = []stream.Store{{Name: storeCounts}, {Name: storeContracts}, {Name: storeCrossed}}
 	o.CommitInterval, o.TransactionTimeout, o.SessionTimeout = s.cfg.CommitInterval, s.cfg.TransactionTimeout, s.cfg.SessionTimeout
 	o.MaxRecords, o.CacheBytes, o.LeaveOnStop = s.cfg.MaxRecords, s.cfg.CacheBytes, s.cfg.LeaveOnStop
 	o.Handlers = func(int32) stream.Handlers {

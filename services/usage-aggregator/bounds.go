@@ -20,9 +20,6 @@ const firstKey = "/"
 
 // begin notes the first event of the partition: what was appended before it nobody has counted.
 func (p *partition) begin(tx *stream.Tx, rec *kgo.Record) error {
-	if p.first != nil {
-		return nil
-	}
 	first, err := p.since(tx)
 	if err != nil {
 		return err
@@ -37,8 +34,7 @@ func (p *partition) begin(tx *stream.Tx, rec *kgo.Record) error {
 	}
 	p.first = first
 	// Accounts that were asked for before, by a contract in the same batch, do not know it yet.
-	p.rows = 0
-	clear(p.accounts)
+	p.forget()
 	return nil
 }
 
@@ -84,12 +80,12 @@ func (p *partition) bounds(tx *stream.Tx, account string) (usage.AccountBounds, 
 
 // change puts new terms of an account into force.
 func (p *partition) change(tx *stream.Tx, name string, a *account, terms *usage.Terms) error {
-	total, counted, err := p.peek(tx, name, usage.AllPacks, usage.Total().ID)
+	total, counted, err := p.peek(tx, name, a, usage.AllPacks, usage.Total().ID)
 	if err != nil {
 		return err
 	}
-	a.bounds.Change(terms, counted, total.updated)
-	a.terms = terms
+	a.bounds.Change(terms, counted, total.UpdatedAt.UnixMicro())
+	a.terms, a.slots = terms, nil
 	return p.keepBounds(tx, name, &a.bounds)
 }
 
@@ -103,32 +99,30 @@ func (p *partition) keepBounds(tx *stream.Tx, account string, b *usage.AccountBo
 }
 
 // peek reads a count without changing it.
-func (p *partition) peek(tx *stream.Tx, account, pack, period string) (count, bool, error) {
-	key := countKey(account, pack, period)
-	if c, ok := p.touched[key]; ok {
+func (p *partition) peek(tx *stream.Tx, name string, a *account, pack, period string) (count, bool, error) {
+	if c := a.row(pack, period); c != nil {
 		return *c, true, nil
 	}
 	var c count
-	row, err := tx.Get(storeCounts, []byte(key))
+	row, err := tx.Get(storeCounts, []byte(countKey(name, pack, period)))
 	if err != nil || row == nil {
 		return c, false, err
 	}
-	return c, true, c.decode(row)
+	return c, true, p.read(tx, row, &c)
 }
 
 // ask makes a new count provisional and asks for what happened in its period before the event that began it. Once: the row
 // exists from this transaction on.
 func (p *partition) ask(tx *stream.Tx, c *count, rec *kgo.Record) error {
-	c.provisional = true
-	u := c.event()
+	c.Provisional = true
 	value, err := p.s.requests.Encode(tx.Context(), &event.BaselineRequest{
-		RequestID: fmt.Sprintf("%s/%d", countKey(c.account, c.pack, c.period), c.version), Account: c.account, Pack: c.pack, Period: c.period,
-		PeriodStart: u.PeriodStart, PeriodEnd: u.PeriodEnd, ContractVersion: c.version,
+		RequestID: fmt.Sprintf("%s/%d", c.key, c.ContractVersion), Account: c.Account, Pack: c.Pack, Period: c.Period,
+		PeriodStart: c.PeriodStart, PeriodEnd: c.PeriodEnd, ContractVersion: c.ContractVersion,
 		SeamPartition: rec.Partition, SeamOffset: rec.Offset, WindowMicros: p.s.cfg.DedupWindow.Microseconds(),
 	})
 	if err != nil {
 		return err
 	}
-	tx.Emit(schemas.UsageBaselineRequests, []byte(c.account), value)
+	tx.Emit(schemas.UsageBaselineRequests, []byte(c.Account), value)
 	return nil
 }

@@ -26,7 +26,7 @@ type History struct {
 // Default returns the defaults.
 func Default() Config {
 	return Config{CommitInterval: 100 * time.Millisecond, DedupWindow: 24 * time.Hour, TransactionTimeout: 10 * time.Second,
-		SessionTimeout: 10 * time.Second, MaxRecords: 20_000, CacheBytes: 8 << 20, KeepEnded: 400 * 24 * time.Hour}
+		SessionTimeout: 10 * time.Second, MaxRecords: 100_000, CacheBytes: 8 << 20, KeepEnded: 400 * 24 * time.Hour}
 }
 
 // Validate returns everything that is wrong, joined.

@@ -11,15 +11,23 @@ import (
 	"databus/schemas/event"
 )
 
+// storedCount decodes a count without the registry: the bytes of the schema's id are left out, and the schema must be this program's.
+func storedCount(row []byte) (*event.UsageCount, error) {
+	if len(row) < 5 {
+		return nil, errors.New("reading a count: the row is cut off")
+	}
+	var u event.UsageCount
+	return &u, codec.ForEmbedded[event.UsageCount]("usage_count").Decode(row[5:], &u)
+}
+
 // InspectRow returns a stored row in a form that encoding/json prints, and false for a store that is not the service's.
 func InspectRow(store string, key, value []byte) (any, bool, error) {
 	switch store {
 	case storeCounts:
-		var c count
-		if err := c.decode(value); err != nil {
+		u, err := storedCount(value)
+		if err != nil {
 			return nil, true, err
 		}
-		u := c.event()
 		return map[string]any{"period_start": u.PeriodStart, "period_end": u.PeriodEnd, "contract_version": u.ContractVersion,
 			"matched": u.Matched, "unmatched": u.Unmatched, "amount_micros": u.AmountMicros, "provisional": u.Provisional,
 			"providers": len(u.Providers), "updated_at": u.UpdatedAt}, true, nil
@@ -39,11 +47,15 @@ func InspectRow(store string, key, value []byte) (any, bool, error) {
 		}
 		return map[string]any{"counts_since": time.UnixMicro(at).UTC()}, true, nil
 	case storeSeen:
-		at, n := binary.Varint(value)
-		if n <= 0 {
-			return nil, true, errors.New("reading the ids seen: a row is cut off")
+		switch {
+		case len(key) > 0 && key[0] == 't':
+			n, err := tailIDs(value)
+			return map[string]any{"collected_ids": n}, true, err
+		case len(key) == 8 && key[0] == 'p':
+			bucket := time.UnixMilli(int64(binary.BigEndian.Uint32(key[1:])) * bucketMillis).UTC()
+			return map[string]any{"appended_since": bucket, "part": key[5], "page": binary.BigEndian.Uint16(key[6:]), "ids": len(value) / entrySize}, true, nil
 		}
-		return map[string]any{"first_appended_at": time.UnixMilli(at).UTC()}, true, nil
+		return map[string]any{}, true, nil // the secret
 	}
 	return nil, false, nil
 }

@@ -1,13 +1,18 @@
 package usageaggregator
 
 import (
+	"errors"
 	"fmt"
+	"math"
+	"slices"
+	"strings"
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"databus/pkg/stream"
 	"databus/pkg/usage"
 	"databus/schemas"
+	"databus/schemas/codec"
 	"databus/schemas/event"
 )
 
@@ -15,51 +20,81 @@ const (
 	maxTerms = 10_000 // accounts that a partition keeps parsed
 	rowBytes = 400    // about what a row takes that is kept with them
 	fewRows  = 64     // of one account: they are looked through one by one
+
+	chunkBytes = 32 << 10
+	roomy      = 512 // bytes: most values fit
 )
 
 // partition is what one partition remembers between calls. The runtime throws it away with every aborted transaction.
 type partition struct {
 	s        *Service
 	accounts map[string]*account
-	touched  map[string]*count // counts that the open transaction has changed, by key
-	order    []*count          // the same in order of first change
+	rows     int      // kept in accounts
+	order    []*count // what the open transaction has changed, in order of first change
 	seen     seen
 	pruning  pruning
-	event    event.UsageEvent
 	first    *int64 // see since
-	rows     int    // in accounts
-	value    event.UsageCount
+
+	event event.UsageEvent // reused
+	room  []byte           // for values; a chunk is shared by many and never used again
 }
 
 // account is what an event of an account is counted by.
 type account struct {
+	name   string
+	home   bool         // the partition is the account's
 	terms  *usage.Terms // nil without a contract
 	bounds usage.AccountBounds
-	// rows are the account's counts that were changed lately, as they are now: only this partition changes them. They save
-	// most events the making of keys, and most transactions the reading of rows.
+	// rows are the account's counts that were changed lately, as they are now: only this partition changes them. All those that
+	// the open transaction has changed are among them.
 	rows []*count
+	// slots save most events the making of periods and keys.
+	slots []slot
+}
+
+// slot says what the events of a pack count to that happened in a span of time, microseconds since 1970.
+type slot struct {
+	pack        string
+	from, until int64 // until is not in it
+	counts      []*count
 }
 
 // row returns a count from the account's rows, or nil.
 func (a *account) row(pack, period string) *count {
 	for _, c := range a.rows {
-		if c.period == period && c.pack == pack {
+		if c.Period == period && c.Pack == pack {
 			return c
 		}
 	}
 	return nil
 }
 
-// forgetRows lets go of all rows that are kept. Those of the open transaction stay in touched.
-func (p *partition) forgetRows() {
-	for _, a := range p.accounts {
-		a.rows = nil
+func (a *account) slot(pack string, at int64) *slot {
+	for i := range a.slots {
+		if s := &a.slots[i]; s.from <= at && at < s.until && s.pack == pack {
+			return s
+		}
 	}
+	return nil
+}
+
+// forget lets go of everything that can be read again. No row may be changed and not written.
+func (p *partition) forget() {
 	p.rows = 0
+	clear(p.accounts)
 }
 
 func newPartition(s *Service) *partition {
-	return &partition{s: s, accounts: map[string]*account{}, touched: map[string]*count{}, seen: newSeen(s.cfg.DedupWindow), pruning: pruning{keep: s.cfg.KeepEnded}}
+	return &partition{s: s, accounts: map[string]*account{}, seen: newSeen(s.cfg.DedupWindow.Milliseconds()), pruning: pruning{keep: s.cfg.KeepEnded}}
+}
+
+// read decodes a stored count.
+func (p *partition) read(tx *stream.Tx, row []byte, c *count) error {
+	err := p.s.counts.Decode(tx.Context(), row, &c.UsageCount)
+	if err == nil || errors.Is(err, codec.ErrUnavailable) || errors.Is(err, codec.ErrUnknownSchema) {
+		return err
+	}
+	return fmt.Errorf("reading a stored count: %v; run the newer program or restore the state", err) // no error of the event's
 }
 
 // onContract stores a contract, unless an equal or newer version is known. A tombstone ends it.
@@ -109,7 +144,7 @@ func (p *partition) account(tx *stream.Tx, name string) (*account, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &account{}
+	a := &account{name: strings.Clone(name), home: schemas.Partition(schemas.UsageEvents, []byte(name), tx.Partitions()) == tx.Partition()}
 	if row != nil {
 		var c event.Contract
 		if err := p.s.stored.Decode(row, &c); err != nil {
@@ -122,32 +157,26 @@ func (p *partition) account(tx *stream.Tx, name string) (*account, error) {
 	if a.bounds, err = p.bounds(tx, name); err != nil {
 		return nil, err
 	}
-	if len(p.accounts) >= maxTerms {
-		p.rows = 0
-		clear(p.accounts)
-	}
-	p.accounts[name] = a
+	p.accounts[a.name] = a
 	return a, nil
 }
 
 // onEvent counts an event. Whatever can refuse it comes before the first change.
 func (p *partition) onEvent(tx *stream.Tx, rec *kgo.Record) error {
-	e := &p.event
-	*e = event.UsageEvent{}
-	if err := p.s.events.Decode(tx.Context(), rec.Value, e); err != nil {
-		return err
-	}
-	if why := p.s.refused(e, rec); why != "" {
-		return stream.Poison("event: " + why)
-	}
-	if err := p.begin(tx, rec); err != nil {
-		return err
-	}
-	p.pruning.newest = max(p.pruning.newest, rec.Timestamp.UnixMicro())
-	acct, err := p.account(tx, e.Account)
+	acct, err := p.accept(tx, rec)
 	if err != nil {
 		return err
 	}
+	e := &p.event
+	if p.first == nil {
+		if err := p.begin(tx, rec); err != nil {
+			return err
+		}
+		if acct, err = p.account(tx, e.Account); err != nil {
+			return err
+		}
+	}
+	p.pruning.newest = max(p.pruning.newest, rec.Timestamp.UnixMicro())
 	repeated, err := p.seen.check(tx, e.Account, e.EventID, rec.Timestamp.UnixMilli())
 	if err != nil {
 		return err
@@ -156,27 +185,64 @@ func (p *partition) onEvent(tx *stream.Tx, rec *kgo.Record) error {
 		p.s.duplicates.Inc()
 		return nil
 	}
-	var failed error
-	acct.terms.Counted(e.Pack, e.OccurredAt, func(pack string, period usage.Period) {
-		if failed != nil {
-			return
+	slot := acct.slot(e.Pack, e.OccurredAt.UnixMicro())
+	if slot == nil {
+		if slot, err = p.slot(tx, acct, rec); err != nil {
+			return err
 		}
-		set := acct.bounds.Of(pack, period.Kind)
-		period.ID = usage.WithBounds(period.ID, set.Number)
-		c, found, err := p.count(tx, acct, e.Account, pack, period.ID)
-		if err != nil {
-			failed = err
-			return
-		}
-		c.add(e, period, acct.terms.Version(), rec.Timestamp)
-		if !found && p.s.cfg.History.Enabled && !set.Complete(period) {
-			failed = p.ask(tx, c, rec)
-		}
-	})
-	if failed == nil && acct.bounds.Miss(e.Pack, e.OccurredAt) {
-		failed = p.keepBounds(tx, e.Account, &acct.bounds)
 	}
-	return failed
+	for _, c := range slot.counts {
+		if !c.fits(e) {
+			return stream.Poison("event: a sum of its counts would be beyond what can be added up")
+		}
+	}
+	version := acct.terms.Version()
+	for _, c := range slot.counts {
+		if !c.touched {
+			c.touched = true
+			p.order = append(p.order, c)
+		}
+		c.add(e, version, rec.Timestamp)
+	}
+	return nil
+}
+
+// accept decodes an event into p.event, whose strings are parts of the record, and refuses what must not be counted.
+func (p *partition) accept(tx *stream.Tx, rec *kgo.Record) (*account, error) {
+	e := &p.event
+	*e = event.UsageEvent{}
+	if err := p.s.events.DecodeShared(tx.Context(), rec.Value, e); err != nil {
+		return nil, err
+	}
+	if why := p.s.refused(e, rec); why != "" {
+		return nil, stream.Poison("event: " + why)
+	}
+	acct, err := p.account(tx, e.Account)
+	if err == nil && !acct.home {
+		err = stream.Poison("event: another partition is its account's: the producer does not partition as the catalogue says (murmur2 of the key)")
+	}
+	return acct, err
+}
+
+// again remembers the ids of events that were processed before.
+func (p *partition) again(tx *stream.Tx, recs []*kgo.Record) error {
+	for _, rec := range recs {
+		e := &p.event
+		*e = event.UsageEvent{}
+		err := p.s.events.DecodeShared(tx.Context(), rec.Value, e)
+		switch {
+		case errors.Is(err, codec.ErrUnavailable) || errors.Is(err, codec.ErrUnknownSchema):
+			return err
+		case err != nil || p.s.refused(e, rec) != "":
+			continue // it is a dead letter
+		case schemas.Partition(schemas.UsageEvents, rec.Key, tx.Partitions()) != tx.Partition():
+			continue
+		}
+		if _, err := p.seen.check(tx, e.Account, e.EventID, rec.Timestamp.UnixMilli()); err != nil {
+			return err
+		}
+	}
+	return p.seen.finish(tx)
 }
 
 // refused says why an event must not be counted, and "" where it may. It depends on the record alone: whoever reads the
@@ -194,50 +260,87 @@ func (s *Service) refused(e *event.UsageEvent, rec *kgo.Record) string {
 	return ""
 }
 
+// slot finds out what an event counts to, and keeps it for the next one.
+func (p *partition) slot(tx *stream.Tx, acct *account, rec *kgo.Record) (*slot, error) {
+	e := &p.event
+	at := e.OccurredAt.UnixMicro()
+	s := slot{pack: strings.Clone(e.Pack), from: math.MinInt64, until: math.MaxInt64}
+	cut := func(moment int64) { // what the event counts to changes there
+		if at < moment {
+			s.until = min(s.until, moment)
+		} else {
+			s.from = max(s.from, moment)
+		}
+	}
+	var failed error
+	acct.terms.Counted(s.pack, e.OccurredAt, func(pack string, period usage.Period) {
+		if failed != nil {
+			return
+		}
+		set := acct.bounds.Of(pack, period.Kind)
+		period.ID = usage.WithBounds(period.ID, set.Number)
+		c, found, err := p.count(tx, acct, pack, period)
+		if err == nil && !found && p.s.cfg.History.Enabled && !set.Complete(period) {
+			err = p.ask(tx, c, rec)
+		}
+		if err != nil {
+			failed = err
+			return
+		}
+		cut(period.Start.UnixMicro())
+		if !period.End.IsZero() {
+			cut(period.End.UnixMicro())
+		}
+		s.counts = append(s.counts, c)
+	})
+	if failed == nil && acct.bounds.Miss(s.pack, e.OccurredAt) {
+		failed = p.keepBounds(tx, acct.name, &acct.bounds)
+	}
+	if failed != nil {
+		return nil, failed
+	}
+	for i := range acct.bounds.Rules {
+		if r := &acct.bounds.Rules[i]; r.Pack == s.pack || r.Pack == usage.AllPacks {
+			if cut(r.Starts); r.Ends != 0 {
+				cut(r.Ends)
+			}
+		}
+	}
+	if len(acct.slots) == fewRows {
+		acct.slots = nil
+	}
+	acct.slots = append(acct.slots, s)
+	return &acct.slots[len(acct.slots)-1], nil
+}
+
 // count returns the row of a period, and whether there was one. The caller changes it.
-func (p *partition) count(tx *stream.Tx, acct *account, account, pack, period string) (c *count, found bool, err error) {
-	if c := acct.row(pack, period); c != nil {
-		p.touch(c)
+func (p *partition) count(tx *stream.Tx, acct *account, pack string, period usage.Period) (c *count, found bool, err error) {
+	if c := acct.row(pack, period.ID); c != nil {
 		return c, true, nil
 	}
-	key := countKey(account, pack, period)
-	if c, ok := p.touched[key]; ok {
-		return c, true, nil
-	}
-	c = &count{account: account, pack: pack, period: period}
-	row, err := tx.Get(storeCounts, []byte(key))
+	c = newCount(acct.name, pack, period)
+	row, err := tx.Get(storeCounts, c.key)
 	if err != nil {
 		return nil, false, err
 	}
 	if row != nil {
-		if err := c.decode(row); err != nil {
+		if err := p.read(tx, row, c); err != nil {
 			return nil, false, err
 		}
 	}
-	c.key = key
-	p.touch(c)
-	if p.rows++; p.rows > p.s.cfg.CacheBytes/rowBytes {
-		p.forgetRows()
-		p.rows = 1
-	}
-	if len(acct.rows) == fewRows {
-		p.rows -= fewRows
-		acct.rows = nil
+	c.of(period, acct.terms.Version())
+	if len(acct.rows) >= fewRows {
+		// Those that are changed must stay until they are written.
+		kept := slices.DeleteFunc(acct.rows, func(c *count) bool { return !c.touched })
+		p.rows -= len(acct.rows) - len(kept)
+		acct.rows, acct.slots = kept, nil
 	}
 	acct.rows = append(acct.rows, c)
+	p.rows++
 	return c, row != nil, nil
 }
 
-// touch makes a row one that the open transaction changes.
-func (p *partition) touch(c *count) {
-	if !c.touched {
-		c.touched = true
-		p.touched[c.key] = c
-		p.order = append(p.order, c)
-	}
-}
-
-// finish writes and emits every count that the transaction has changed, once.
+// finish writes every count that the transaction has changed, once, which produces it.
 func (p *partition) finish(tx *stream.Tx) error {
 	// Before rows are written: a walk has to sort those that the transaction has written.
 	over, err := p.over(tx)
@@ -245,18 +348,24 @@ func (p *partition) finish(tx *stream.Tx) error {
 		return err
 	}
 	for _, c := range p.order {
-		key := []byte(c.key)
-		tx.Put(storeCounts, key, c.encode())
-		c.fill(&p.value)
-		value, err := p.s.counts.Append(tx.Context(), make([]byte, 0, 96+len(key)+48*len(c.providers)), &p.value)
+		if cap(p.room)-len(p.room) < roomy {
+			p.room = make([]byte, 0, chunkBytes)
+		}
+		value, err := p.s.counts.Append(tx.Context(), p.room[len(p.room):], &c.UsageCount)
 		if err != nil {
 			return err
 		}
-		tx.Emit(schemas.UsageCounts, key, value)
+		if n := len(p.room) + len(value); n <= cap(p.room) { // else it got memory of its own
+			p.room = p.room[:n]
+		}
+		tx.Put(storeCounts, c.key, value[:len(value):len(value)])
 		c.touched = false
 	}
-	p.prune(tx, over)
-	clear(p.touched)
+	clear(p.order)
 	p.order = p.order[:0]
-	return p.seen.prune(tx)
+	p.prune(tx, over)
+	if p.rows > p.s.cfg.CacheBytes/rowBytes || len(p.accounts) > maxTerms {
+		p.forget()
+	}
+	return p.seen.finish(tx)
 }

@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"databus/pkg/stream"
-	"databus/schemas"
 )
 
 // pruning deletes the counts of periods that ended long ago, a few rows in each transaction, once a day of append time.
@@ -38,18 +37,21 @@ func (p *partition) over(tx *stream.Tx) ([][]byte, error) {
 	}
 	var old [][]byte
 	var failed error
+	changed := map[string]bool{}
+	for _, c := range p.order {
+		changed[string(c.key)] = true
+	}
 	rows := 0
 	err := tx.ScanFrom(storeCounts, w.from, func(key, row []byte) bool {
 		if rows++; rows > pruneRows {
 			w.from = append([]byte{}, key...)
 			return false
 		}
-		end, err := rowEnd(row)
-		if err != nil {
-			failed = err
+		var c count
+		if failed = p.read(tx, row, &c); failed != nil {
 			return false
 		}
-		if _, touched := p.touched[string(key)]; end != 0 && end <= w.cutoff && !touched {
+		if c.PeriodEnd != nil && c.PeriodEnd.UnixMicro() <= w.cutoff && !changed[string(key)] {
 			old = append(old, append([]byte{}, key...))
 		}
 		return true
@@ -64,13 +66,12 @@ func (p *partition) over(tx *stream.Tx) ([][]byte, error) {
 	return old, nil
 }
 
-// prune deletes rows.
+// prune deletes rows, behind those that the transaction has written.
 func (p *partition) prune(tx *stream.Tx, old [][]byte) {
 	if len(old) > 0 {
-		p.forgetRows() // the deleted ones may be among them
+		p.forget() // the deleted ones may be among what is kept
 	}
 	for _, key := range old {
 		tx.Delete(storeCounts, key)
-		tx.Emit(schemas.UsageCounts, key, nil)
 	}
 }

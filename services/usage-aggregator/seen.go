@@ -1,169 +1,257 @@
 package usageaggregator
 
 import (
+	"bytes"
+	"crypto/rand"
 	"encoding/binary"
-	"fmt"
-	"strconv"
-	"time"
+	"errors"
+	"slices"
 
-	"databus/pkg/stream"
+	"github.com/dchest/siphash"
 )
 
-// bucketMillis is the width of a bucket of append time. It is part of the stored keys and does not depend on the
-// window, so that a changed window finds the ids that are there.
-const bucketMillis = int64(12 * time.Hour / time.Millisecond)
+// rows is what the set needs of a transaction.
+type rows interface {
+	Get(store string, key []byte) ([]byte, error)
+	Put(store string, key, value []byte)
+	Delete(store string, key []byte)
+	Scan(store string, prefix []byte, each func(key, value []byte) bool) error
+	ScanFrom(store string, from []byte, each func(key, value []byte) bool) error
+}
 
-// seen are the ids of the events counted within the window: rows of a store, so they are restored with the rest and
-// memory is bounded by the cache. A key starts with its bucket, so ids expire in the order of the keys:
+// seen are the ids of the events that were appended within the window before the newest one. An event is a repeat if its id
+// occurred within the window before it, so the set is a function of the window's events alone, and reading them again makes it anew.
 //
-//	bucket, 8 digits / account / event id -> append time of the first event, ms
+// New ids are collected in memory, and in tail rows, which a restart reads. What is collected of a part is moved to the pages of its
+// buckets once it is enough. Memory is bounded: about a hundred thousand ids are collected, and of the others it has filters, two
+// bytes an id; with pages that are not in Pebble's cache a look-up reads the disk. Keys of the store:
+//
+//	's'                        the secret
+//	't' number, 4 bytes        a tail row: ids and append times, 20 bytes each
+//	'p' bucket, part, page     a page, see bucket
 type seen struct {
 	window int64 // ms; 0 turns it off
-	newest int64 // append time of the newest event of the open transaction, ms
-	count  int   // events of the open transaction
-	oldest int64 // no bucket before this one has rows; -1 until the first look
-	// has says which buckets may hold rows: a look-up in a bucket that has none would be one of several for each event.
-	has map[int64]bool
-	// fresh are filters of the buckets that had no rows when they were first looked at: all their ids passed by here. For
-	// others, which a restart leaves until they are over, the store is asked. An aborted transaction throws them away.
-	fresh map[int64]*filter
+	gather int   // ids that a part collects, about
+	opened bool
+	k0, k1 uint64
+	secret []byte // a new one that is to be written
+
+	buckets []*bucket // in order of time
+	recent  [parts]map[id]int64
+	since   [parts]uint32 // number of the tail row with the oldest id that is collected
+	full    []int         // parts that have collected enough
+
+	tail    []byte // the newest tail row
+	grown   bool   // since it was written
+	tails   uint32 // number of the newest tail row
+	first   uint32 // number of the oldest one
+	newest  int64  // append time of the newest event, ms
+	expired []int64
+	key     []byte // reused
 }
 
-func newSeen(window time.Duration) seen {
-	return seen{window: window.Milliseconds(), oldest: -1, has: map[int64]bool{}, fresh: map[int64]*filter{}}
-}
+const (
+	gatherIDs = 1024
+	tailEntry = 20
+	tailBytes = 64 << 10
+	pruneKeys = 500 // deleted in one transaction
+)
 
-func seenKey(dst []byte, bucket int64, account, id string) []byte {
-	dst = bucketKey(dst, bucket)
-	return append(append(append(dst, account...), '/'), id...)
-}
+func newSeen(window int64) seen { return seen{window: window, gather: gatherIDs} }
 
-// bucketKey appends the bucket in 8 digits, enough until far beyond the year 100,000, and "/".
-func bucketKey(dst []byte, bucket int64) []byte {
-	for p := int64(10_000_000); p > 0; p /= 10 {
-		dst = append(dst, byte('0'+bucket/p%10))
-	}
-	return append(dst, '/')
-}
+func tailKey(n uint32) []byte { return binary.BigEndian.AppendUint32([]byte{'t'}, n) }
 
-// filled says whether a bucket may hold rows. Only this partition's transactions write them, so one look is enough.
-func (s *seen) filled(tx *stream.Tx, bucket int64) (bool, error) {
-	if has, ok := s.has[bucket]; ok {
-		return has, nil
-	}
-	if len(s.has) > 1000 {
-		clear(s.has)
-		clear(s.fresh)
-	}
-	has := false
-	err := tx.Scan(storeSeen, bucketKey(nil, bucket), func([]byte, []byte) bool { has = true; return false })
+// open reads what is there.
+func (s *seen) open(rows rows) error {
+	secret, err := rows.Get(storeSeen, []byte("s"))
 	if err != nil {
-		return false, err
+		return err
 	}
-	s.has[bucket] = has
-	if !has {
-		s.fresh[bucket] = newFilter()
+	if len(secret) != 16 {
+		secret = make([]byte, 16)
+		rand.Read(secret) // never fails
+		s.secret = secret
 	}
-	return has, nil
-}
-
-// check says whether the id occurred within the window before at, and remembers it if not. A repeat does not extend the
-// window.
-func (s *seen) check(tx *stream.Tx, account, id string, at int64) (bool, error) {
-	if s.window == 0 {
-		return false, nil
+	s.k0, s.k1 = binary.BigEndian.Uint64(secret), binary.BigEndian.Uint64(secret[8:])
+	for i := range s.recent {
+		s.recent[i] = map[id]int64{}
 	}
-	at = max(at, 0)
-	s.newest = max(s.newest, at)
-	s.count++
-	var buf [256]byte
-	bucket := at / bucketMillis
-	// A leader change may turn append time back a little: look into the following bucket as well.
-	for b := bucket + 1; b >= 0 && b >= (at-s.window)/bucketMillis; b-- {
-		if has, err := s.filled(tx, b); err != nil {
-			return false, err
-		} else if !has {
-			continue
-		}
-		key := seenKey(buf[:0], b, account, id)
-		if f := s.fresh[b]; f != nil && !f.has(key) {
-			continue
-		}
-		row, err := tx.Get(storeSeen, key)
-		if err != nil {
-			return false, err
-		}
-		if row == nil {
-			continue
-		}
-		first, n := binary.Varint(row)
-		if n <= 0 {
-			return false, fmt.Errorf("reading the ids seen: a row is cut off")
-		}
-		if at-first < s.window {
-			return true, nil
-		}
-	}
-	s.has[bucket] = true
-	key := seenKey(buf[:0], bucket, account, id)
-	if f := s.fresh[bucket]; f != nil {
-		f.add(key)
-	}
-	tx.Put(storeSeen, key, binary.AppendVarint(nil, at))
-	return false, nil
-}
-
-// prune deletes expired ids: up to four for each event of the transaction, so that there are never many more than the
-// window holds and no transaction becomes long. Only events cause it, like every change of state.
-func (s *seen) prune(tx *stream.Tx) error {
-	budget := 4 * s.count
-	s.count = 0
-	if s.window == 0 {
-		return nil
-	}
-	for b := range s.fresh {
-		if b < s.newest/bucketMillis-2 {
-			delete(s.fresh, b) // few events ask for so old a bucket
-		}
-	}
-	// Buckets wholly out of the window, with one bucket of slack for events that are a little late.
-	keep := (s.newest-s.window)/bucketMillis - 1
-	for budget > 0 && s.oldest < keep {
-		var old [][]byte
-		prefix := []byte{}
-		if s.oldest >= 0 {
-			prefix = bucketKey(nil, s.oldest) // not from the start, where the deleted ones are
-		}
-		bucket := int64(-1)
-		err := tx.Scan(storeSeen, prefix, func(key, _ []byte) bool {
-			b, err := strconv.ParseInt(string(key[:8]), 10, 64)
-			if err != nil || b >= keep {
-				bucket = keep
-				return false
+	s.buckets, s.full, s.tail, s.grown, s.tails, s.first, s.expired = nil, nil, nil, false, 0, 0, nil
+	// From bucket to bucket, over their pages.
+	for next, more := int64(0), true; more; {
+		more = false
+		err := rows.ScanFrom(storeSeen, pagesOf(nil, next), func(key, _ []byte) bool {
+			if more = len(key) == 8 && key[0] == 'p'; more {
+				b := &bucket{number: int64(binary.BigEndian.Uint32(key[1:]))}
+				s.buckets, next = append(s.buckets, b), b.number+1
 			}
-			bucket = b
-			old = append(old, append([]byte{}, key...))
-			return len(old) < budget
+			return false
 		})
 		if err != nil {
 			return err
 		}
-		for _, key := range old {
-			tx.Delete(storeSeen, key)
+	}
+	some := false
+	err = rows.Scan(storeSeen, []byte("t"), func(key, row []byte) bool {
+		s.tails = binary.BigEndian.Uint32(key[1:])
+		if !some {
+			some, s.first = true, s.tails
 		}
-		switch {
-		case len(old) == budget:
-			s.oldest = max(s.oldest, min(bucket, keep))
-			if s.oldest < 0 {
-				s.oldest = 0
-			}
-			return nil
-		case s.oldest < 0:
-			s.oldest = keep // everything before was deleted now
-		default:
-			s.oldest++
+		for len(row) >= tailEntry {
+			i := id{binary.BigEndian.Uint64(row), binary.BigEndian.Uint32(row[8:])}
+			s.collect(i, int64(binary.BigEndian.Uint64(row[12:])))
+			row = row[tailEntry:]
 		}
-		budget -= len(old)
+		return true
+	})
+	if some {
+		s.tails++
+	}
+	s.opened = err == nil
+	return err
+}
+
+func (s *seen) collect(i id, at int64) {
+	n := i.part()
+	of := s.recent[n]
+	if len(of) == 0 {
+		s.since[n] = s.tails
+	}
+	before := len(of)
+	of[i] = at
+	s.newest = max(s.newest, at)
+	// Parts are not full all at once.
+	if full := s.gather*3/4 + n*s.gather/(2*parts); len(of) == full && before < full {
+		s.full = append(s.full, n)
+	}
+}
+
+// check says whether the id occurred within the window before at, milliseconds since 1970, and remembers that it occurred then.
+func (s *seen) check(rows rows, account, eventID string, at int64) (repeated bool, err error) {
+	if s.window == 0 {
+		return false, nil
+	}
+	if !s.opened {
+		if err := s.open(rows); err != nil {
+			return false, err
+		}
+	}
+	at = max(at, 0)
+	s.key = append(append(append(s.key[:0], account...), '/'), eventID...)
+	h1, h2 := siphash.Hash128(s.k0, s.k1, s.key)
+	i := id{h1, uint32(h2)}
+	last, ok := s.recent[i.part()][i]
+	// A leader change may turn append time back a little: look into the following bucket as well.
+	for n := len(s.buckets) - 1; n >= 0 && !ok && s.buckets[n].number >= (at-s.window)/bucketMillis; n-- {
+		if last, ok, err = s.buckets[n].find(rows, i); err != nil {
+			return false, err
+		}
+	}
+	if !ok || at > last {
+		s.collect(i, at)
+		s.tail = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(s.tail, i.hi), i.lo), uint64(at))
+		if s.grown = true; len(s.tail) >= tailBytes {
+			s.keepTail(rows)
+		}
+	}
+	return ok && at-last < s.window, nil
+}
+
+// keepTail writes the newest tail row, and begins another where it is long enough.
+func (s *seen) keepTail(rows rows) {
+	if !s.grown {
+		return
+	}
+	rows.Put(storeSeen, tailKey(s.tails), bytes.Clone(s.tail))
+	if s.grown = false; len(s.tail) >= tailBytes/4 {
+		s.tail, s.tails = s.tail[:0], s.tails+1
+	}
+}
+
+// finish writes what the transaction has changed.
+func (s *seen) finish(rows rows) error {
+	if !s.opened {
+		return nil
+	}
+	if s.secret != nil {
+		rows.Put(storeSeen, []byte("s"), s.secret)
+		s.secret = nil
+	}
+	s.keepTail(rows)
+	for _, n := range s.full {
+		if err := s.move(rows, n); err != nil {
+			return err
+		}
+	}
+	if len(s.full) > 0 {
+		s.full = s.full[:0]
+		s.dropTails(rows)
+	}
+	return s.prune(rows)
+}
+
+// move moves what is collected of a part to its pages.
+func (s *seen) move(rows rows, n int) error {
+	byBucket := map[int64][]seenID{}
+	for i, at := range s.recent[n] {
+		if s.newest-at < s.window+bucketMillis {
+			byBucket[at/bucketMillis] = append(byBucket[at/bucketMillis], seenID{i, at})
+		}
+	}
+	clear(s.recent[n])
+	for number, ids := range byBucket {
+		at, ok := slices.BinarySearchFunc(s.buckets, number, func(b *bucket, number int64) int { return int(b.number - number) })
+		if !ok {
+			s.buckets = slices.Insert(s.buckets, at, &bucket{number: number})
+		}
+		if err := s.buckets[at].add(rows, n, ids); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// dropTails deletes tail rows whose ids are all in pages.
+func (s *seen) dropTails(rows rows) {
+	oldest := s.tails
+	for n, of := range s.recent {
+		if len(of) > 0 {
+			oldest = min(oldest, s.since[n])
+		}
+	}
+	for ; s.first < oldest; s.first++ {
+		rows.Delete(storeSeen, tailKey(s.first))
+	}
+}
+
+// prune deletes the pages of buckets that are wholly out of the window, with one bucket of slack for events that are a little
+// late, some of them in each transaction. Only events cause it, like every change of state.
+func (s *seen) prune(rows rows) error {
+	keep := (s.newest-s.window)/bucketMillis - 1
+	for len(s.buckets) > 0 && s.buckets[0].number < keep {
+		s.expired, s.buckets = append(s.expired, s.buckets[0].number), s.buckets[1:]
+	}
+	if len(s.expired) == 0 {
+		return nil
+	}
+	var old [][]byte
+	err := rows.Scan(storeSeen, pagesOf(nil, s.expired[0]), func(key, _ []byte) bool {
+		old = append(old, bytes.Clone(key))
+		return len(old) < pruneKeys
+	})
+	for _, key := range old {
+		rows.Delete(storeSeen, key)
+	}
+	if len(old) < pruneKeys {
+		s.expired = s.expired[1:]
+	}
+	return err
+}
+
+// tailIDs is the number of ids of a tail row, for inspection.
+func tailIDs(row []byte) (int, error) {
+	if len(row)%tailEntry != 0 {
+		return 0, errors.New("reading the ids seen: a tail row is cut off")
+	}
+	return len(row) / tailEntry, nil
 }

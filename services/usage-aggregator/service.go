@@ -82,7 +82,9 @@ func newService(c *codec.Codec, metrics prometheus.Registerer, cfg Config) (*Ser
 func (s *Service) build(o stream.Options) error {
 	o.Topology, o.Codec = Topology(), s.codec
 	// Partitions keep counts themselves, decoded, within CacheBytes; the runtime's cache would hold them a second time.
-	o.Stores, o.Uncached = []string{storeCounts, storeContracts, storeBounds, storeSeen}, []string{storeCounts, storeSeen}
+	o.Stores = []stream.Store{{Name: storeCounts, Topic: schemas.UsageCounts, Uncached: true}, {Name: storeContracts}, {Name: storeBounds},
+		{Name: storeSeen, Derived: true, Uncached: true}}
+	o.Recall = stream.Recall{Topic: schemas.UsageEvents, Window: s.cfg.DedupWindow}
 	o.CommitInterval, o.TransactionTimeout, o.SessionTimeout = s.cfg.CommitInterval, s.cfg.TransactionTimeout, s.cfg.SessionTimeout
 	o.MaxRecords, o.CacheBytes, o.LeaveOnStop = s.cfg.MaxRecords, s.cfg.CacheBytes, s.cfg.LeaveOnStop
 	o.Handlers = func(int32) stream.Handlers {
@@ -90,6 +92,7 @@ func (s *Service) build(o stream.Options) error {
 		return stream.Handlers{
 			Inputs: map[string]func(*stream.Tx, *kgo.Record) error{schemas.UsageContracts: p.onContract, schemas.UsageEvents: p.onEvent},
 			Finish: p.finish,
+			Again:  p.again,
 		}
 	}
 	var err error

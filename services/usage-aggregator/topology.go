@@ -10,8 +10,8 @@ func Topology() schemas.Topology {
 	return schemas.Topology{Service: Name, Edges: []schemas.Edge{
 		{Kind: schemas.Source, Topic: schemas.UsageEvents, Group: Name, Doc: "events to count"},
 		{Kind: schemas.Table, Topic: schemas.UsageContracts, Group: Name, Doc: "time zones and periods of accounts"},
-		{Kind: schemas.Changelog, Topic: schemas.UsageAggregatorChangelog, Doc: "counts, contracts and ids seen"},
-		{Kind: schemas.Sink, Topic: schemas.UsageCounts, Doc: "one event per changed count and transaction"},
+		{Kind: schemas.Changelog, Topic: schemas.UsageAggregatorChangelog, Doc: "contracts and bounds, and what counts stand for"},
+		{Kind: schemas.Sink, Topic: schemas.UsageCounts, Doc: "one event per changed count and transaction; also the counts' changelog"},
 		{Kind: schemas.Sink, Topic: schemas.UsageBaselineRequests, Doc: "what to count of the time before a seam"},
 		{Kind: schemas.DeadLetter, Topic: schemas.MustLookup(schemas.UsageEvents).DeadLetter()},
 		{Kind: schemas.DeadLetter, Topic: schemas.MustLookup(schemas.UsageContracts).DeadLetter()},
@@ -20,8 +20,8 @@ func Topology() schemas.Topology {
 
 // State stores.
 const (
-	storeCounts    = "counts"    // account/pack/period -> count
+	storeCounts    = "counts"    // account/pack/period -> the newest UsageCount, as in usage.counts
 	storeContracts = "contracts" // account -> Contract in Avro
 	storeBounds    = "bounds"    // account -> AccountBounds in JSON; "/" -> since when the partition counts
-	storeSeen      = "seen"      // bucket of append time/account/event id -> append time in ms
+	storeSeen      = "seen"      // see seen; derived from usage.events
 )

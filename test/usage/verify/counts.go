@@ -129,16 +129,19 @@ func (f *inForce) until(at time.Time, each func(contractRecord)) {
 // recount computes the counts of an account, and how many of its events were repeats.
 func (a *account) recount(window time.Duration) (counts map[string]*count, repeats int) {
 	counts = map[string]*count{}
-	first := map[string]time.Time{}
+	last := map[string]time.Time{}
 	force := inForce{left: a.contracts}
 	sets := newBounds()
 	for _, e := range a.events {
 		force.until(e.appended, func(contractRecord) { sets.change(force.now, len(counts) > 0) })
-		if seen, ok := first[e.id]; ok && window > 0 && e.appended.Sub(seen) < window {
+		seen, ok := last[e.id]
+		if !ok || e.appended.After(seen) {
+			last[e.id] = e.appended
+		}
+		if ok && window > 0 && e.appended.Sub(seen) < window {
 			repeats++
 			continue
 		}
-		first[e.id] = e.appended
 
 		add := func(pack string, p span, set int) {
 			if set > 1 {

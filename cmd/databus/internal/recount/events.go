@@ -18,7 +18,7 @@ type Contract struct {
 // Options say what to count.
 type Options struct {
 	Account, Pack, Period string
-	// Window of append time in which an id counts once; 0 turns that off.
+	// Window of append time: an event is a repeat if its id occurred so shortly before; 0 turns that off.
 	Window time.Duration
 	// KeepEnded is how long ago an event may have happened when it is appended; 0 is for ever.
 	KeepEnded time.Duration
@@ -38,8 +38,8 @@ type place struct {
 	appended  time.Time
 }
 
-// first is the newest event with an id that was counted.
-type first struct{ at, offset int64 }
+// last is the newest event with an id.
+type last struct{ at, offset int64 }
 
 type expiry struct {
 	id string
@@ -84,7 +84,7 @@ type Reading struct {
 type Recount struct {
 	o         Options
 	contracts []Contract // those that the aggregator accepts
-	seen      map[int32]map[string]first
+	seen      map[int32]map[string]last
 	ages      map[int32][]expiry // in order of append time, so that memory is bounded by the window
 	appended  map[int32]*world
 	newest    map[int32]*world
@@ -102,7 +102,7 @@ type Recount struct {
 
 // New returns a recount without events.
 func New(o Options) *Recount {
-	r := &Recount{o: o, seen: map[int32]map[string]first{}, ages: map[int32][]expiry{}, appended: map[int32]*world{}, newest: map[int32]*world{},
+	r := &Recount{o: o, seen: map[int32]map[string]last{}, ages: map[int32][]expiry{}, appended: map[int32]*world{}, newest: map[int32]*world{},
 		DeadLetters: newList[DeadLetter]()}
 	r.base, r.set = usage.Bounds(o.Period)
 	r.Appended, r.Newest = r.reading("appended", r.set).Tally, r.reading("newest", r.set).Tally
@@ -228,8 +228,8 @@ func (r *Recount) into(under string, w *world, at place, e *event.UsageEvent, re
 	r.interrupt(under, at.partition, to)
 }
 
-// repeated says whether the id was counted within the window, and remembers it if not. A repeat does not extend the
-// window. Partitions are apart: the aggregator's rows are.
+// repeated says whether the id occurred within the window before, and at which offset it did so last. Partitions are apart: the
+// aggregator's rows are.
 func (r *Recount) repeated(at place, id string) (int64, bool) {
 	window := r.o.Window.Milliseconds()
 	if window == 0 {
@@ -237,7 +237,7 @@ func (r *Recount) repeated(at place, id string) (int64, bool) {
 	}
 	seen := r.seen[at.partition]
 	if seen == nil {
-		seen = map[string]first{}
+		seen = map[string]last{}
 		r.seen[at.partition] = seen
 	}
 	now := max(at.appended.UnixMilli(), 0)
@@ -248,13 +248,13 @@ func (r *Recount) repeated(at place, id string) (int64, bool) {
 		}
 		ages = ages[1:]
 	}
-	if known, ok := seen[id]; ok && now-known.at < window {
-		r.ages[at.partition] = ages
-		return known.offset, true
+	known, ok := seen[id]
+	if !ok || now > known.at {
+		seen[id] = last{now, at.offset}
+		ages = append(ages, expiry{id, now})
 	}
-	seen[id] = first{now, at.offset}
-	r.ages[at.partition] = append(ages, expiry{id, now})
-	return 0, false
+	r.ages[at.partition] = ages
+	return known.offset, ok && now-known.at < window
 }
 
 // Finish closes the runs that are open. No event may follow.

@@ -1,8 +1,8 @@
 // Package recount counts the usage of one account again, from the events themselves, and remembers which offsets made
 // up the count.
 //
-// Promise: the rules are the usage-aggregator's: ids are dropped within a window of append time that the first one
-// opens, periods are in the account's time zone and begin anew where a contract changes their bounds, what breaks a rule
+// Promise: the rules are the usage-aggregator's: an event is dropped if its id occurred within a window of
+// append time before it, periods are in the account's time zone and begin anew where a contract changes their bounds, what breaks a rule
 // counts nothing. It shares databus/pkg/usage with the aggregator, and neither its state nor its loop. Nobody knows any
 // more in which order the aggregator met contracts and events, so there are two counts: with each contract when it was
 // appended, and with all of them before the first event, which is how an aggregator meets them that starts later.

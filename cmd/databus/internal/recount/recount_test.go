@@ -32,8 +32,8 @@ func TestWhatACountIsMadeOf(t *testing.T) {
 	r.Event(3, 10, noon, usageEvent("a", noon, 1))
 	r.Event(3, 11, noon, usageEvent("b", noon, 2))
 	r.Event(3, 15, noon.Add(time.Minute), usageEvent("a", noon, 1))    // a repeat
-	r.Event(3, 16, noon.Add(time.Hour), usageEvent("a", noon, 1))      // the window is over, to the millisecond
-	r.Event(3, 17, noon.Add(61*time.Minute), usageEvent("a", noon, 1)) // and a new one has begun
+	r.Event(3, 16, noon.Add(61*time.Minute), usageEvent("a", noon, 1)) // the window is over, to the millisecond
+	r.Event(3, 17, noon.Add(62*time.Minute), usageEvent("a", noon, 1)) // and a new one has begun
 	r.Event(3, 18, noon.Add(62*time.Minute), usageEvent("c", noon, -2))
 	r.Event(3, 19, december, usageEvent("d", december, 1)) // another month
 	r.Event(3, 20, december, usageEvent("e", noon, 5))     // late
@@ -106,9 +106,9 @@ func TestDuplicatesAgainstAModel(t *testing.T) {
 		at = at.Add(time.Duration(random.IntN(100)) * time.Millisecond)
 		id := fmt.Sprint(random.IntN(3000))
 		if was, ok := last[id]; !ok || at.Sub(was) >= window {
-			last[id] = at
 			want++
 		}
+		last[id] = at
 		r.Event(0, i, at, usageEvent(id, at, 1))
 		most = max(most, len(r.seen[0]))
 	}

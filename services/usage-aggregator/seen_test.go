@@ -1,0 +1,161 @@
+package usageaggregator
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// memory holds rows as a transaction shows them.
+type memory map[string][]byte
+
+func (m memory) Get(_ string, key []byte) ([]byte, error) { return m[string(key)], nil }
+func (m memory) Put(_ string, key, value []byte)          { m[string(key)] = value }
+func (m memory) Delete(_ string, key []byte)              { delete(m, string(key)) }
+
+func (m memory) Scan(_ string, prefix []byte, each func(key, value []byte) bool) error {
+	return m.scan(func(k string) bool { return strings.HasPrefix(k, string(prefix)) }, each)
+}
+
+func (m memory) ScanFrom(_ string, from []byte, each func(key, value []byte) bool) error {
+	return m.scan(func(k string) bool { return k >= string(from) }, each)
+}
+
+func (m memory) scan(in func(string) bool, each func(key, value []byte) bool) error {
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		if in(k) && !each([]byte(k), m[k]) {
+			break
+		}
+	}
+	return nil
+}
+
+// Ids over many windows of append time, with repeats at every distance, restarts, and transactions that are given up, against a
+// map that remembers everything. Tails and pages are pushed out all the time.
+func TestSeenAgainstAMap(t *testing.T) {
+	for seed := range uint64(6) {
+		rng := rand.New(rand.NewPCG(seed, 3))
+		window := []int64{3_600_000, 24 * 3_600_000, 50 * 3_600_000}[seed%3]
+		step := window / 3000
+		disk := memory{}
+		s := newSeen(window)
+		s.gather = 4 + int(seed)*3
+		last := map[string]int64{}
+		at, repeats := int64(1_700_000_000_000), 0
+		for tx := range 400 {
+			open, was, keptAt := maps.Clone(disk), maps.Clone(last), at
+			for range rng.IntN(120) {
+				at += rng.Int64N(2 * step)
+				now := at
+				if rng.IntN(10) == 0 {
+					now -= rng.Int64N(1000) // a little back, as behind a change of leaders
+				}
+				id := fmt.Sprint(rng.IntN(9000))
+				got, err := s.check(open, "acme", id, now)
+				if err != nil {
+					t.Fatal(err)
+				}
+				seen, ok := last[id]
+				want := ok && now-seen < window
+				if got != want {
+					t.Fatalf("seed %d, transaction %d: id %s at %d: repeated %v, want %v (before: %d %v)", seed, tx, id, now, got, want, seen, ok)
+				}
+				if want {
+					repeats++
+				}
+				last[id] = max(last[id], now)
+			}
+			if err := s.finish(open); err != nil {
+				t.Fatal(err)
+			}
+			switch rng.IntN(20) {
+			case 0: // given up
+				last, at = was, keptAt
+				s = newSeen(window)
+			case 1: // restarted
+				disk = open
+				s = newSeen(window)
+			default:
+				disk = open
+			}
+			s.gather = 4 + int(seed)*3
+		}
+		if repeats < 1000 {
+			t.Errorf("seed %d: only %d repeats", seed, repeats)
+		}
+		oldest := int64(1 << 62)
+		for key := range disk {
+			if key[0] == 'p' {
+				oldest = min(oldest, int64(bytesToBucket(key)))
+			}
+		}
+		if keep := (at-window)/bucketMillis - 2; oldest < keep {
+			t.Errorf("seed %d: pages of bucket %d are left, %d is the oldest that may be", seed, oldest, keep)
+		}
+	}
+}
+
+func bytesToBucket(key string) uint32 {
+	return uint32(key[1])<<24 | uint32(key[2])<<16 | uint32(key[3])<<8 | uint32(key[4])
+}
+
+// No id that was added is denied, and few others are affirmed.
+func TestFilter(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 1))
+	var ids []seenID
+	for range 20_000 {
+		ids = append(ids, seenID{id: id{rng.Uint64(), rng.Uint32()}})
+	}
+	f := newFilter(ids)
+	for _, i := range ids {
+		if !f.has(i.id) {
+			t.Fatal("an id that was added is denied")
+		}
+	}
+	wrong := 0
+	for range 100_000 {
+		if f.has(id{rng.Uint64(), rng.Uint32()}) {
+			wrong++
+		}
+	}
+	if wrong > 500 {
+		t.Errorf("%d of 100,000 others are affirmed", wrong)
+	}
+}
+
+// A part's pages hold every id once, with its newest event, and are found by its first bits.
+func TestPages(t *testing.T) {
+	disk := memory{}
+	b := &bucket{number: 39_000}
+	start := b.number * bucketMillis
+	want := map[id]int64{}
+	rng := rand.New(rand.NewPCG(2, 2))
+	for range 30 {
+		var more []seenID
+		for range 100 {
+			i := id{7<<58 | uint64(rng.IntN(2000))<<40, 1}
+			at := start + rng.Int64N(bucketMillis)
+			if _, twice := slices.BinarySearchFunc(more, i, func(s seenID, i id) int { return compareIDs(s.id, i) }); !twice && !slices.ContainsFunc(more, func(s seenID) bool { return s.id == i }) {
+				more = append(more, seenID{i, at})
+				want[i] = max(want[i], at)
+			}
+		}
+		if err := b.add(disk, 7, more); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again := &bucket{number: b.number} // as a restart reads it
+	for i, at := range want {
+		if got, ok, err := again.find(disk, i); err != nil || !ok || got != at {
+			t.Fatalf("%v is at %d, %v, %v; want %d", i, got, ok, err, at)
+		}
+	}
+	disk.Put("", pageKey(nil, b.number, 7, 0), bytes.Repeat([]byte{1}, 17))
+	if _, _, err := (&bucket{number: b.number}).find(disk, id{7 << 58, 0}); err == nil {
+		t.Error("a page that is cut off was read")
+	}
+}
