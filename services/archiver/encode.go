@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 
@@ -65,11 +66,7 @@ func schemaID(value []byte) (int, bool) {
 
 // encode writes the spooled range [first, next) as an object into a local file.
 func (a *Archiver) encode(ctx context.Context, p *partition) (_ *object, err error) {
-	ids, err := p.schemaIDs()
-	if err != nil {
-		return nil, err
-	}
-	fs, err := a.chooseSchema(ctx, p, ids)
+	fs, err := a.chooseSchema(ctx, p, maps.Clone(p.spool.ids))
 	if err != nil {
 		return nil, err
 	}
@@ -140,18 +137,6 @@ func (fs *fileSchemas) append(w *archive.Writer, rec *archive.Record, buf *[]byt
 		return err.Error(), nil
 	}
 	return "", err
-}
-
-// schemaIDs lists the schema ids of the spooled values.
-func (p *partition) schemaIDs() (map[int]bool, error) {
-	ids := map[int]bool{}
-	err := p.spool.Each(func(rec *archive.Record) error {
-		if id, ok := schemaID(rec.Value); ok {
-			ids[id] = true
-		}
-		return nil
-	})
-	return ids, err
 }
 
 // chooseSchema takes the newest of the range's schemas and the last object's, so that a partition's schema only moves

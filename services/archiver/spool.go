@@ -18,6 +18,8 @@ type spool struct {
 	file    *os.File
 	out     *bufio.Writer
 	frame   []byte
+	ids     map[int]bool // schema ids of the values
+	lastID  int
 	Records int64
 	// Bytes counts keys, headers and values.
 	Bytes int64
@@ -39,7 +41,7 @@ func newSpool(path string) (*spool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening spool: %w", err)
 	}
-	return &spool{file: file, out: bufio.NewWriterSize(file, spoolBuffer)}, nil
+	return &spool{file: file, ids: map[int]bool{}, out: bufio.NewWriterSize(file, spoolBuffer)}, nil
 }
 
 // Append adds a record.
@@ -60,6 +62,9 @@ func (s *spool) Append(r *archive.Record) error {
 	s.frame = b
 	if _, err := s.out.Write(b); err != nil {
 		return fmt.Errorf("writing spool: %w: %w", errSpool, err)
+	}
+	if id, ok := schemaID(r.Value); ok && (id != s.lastID || len(s.ids) == 0) {
+		s.ids[id], s.lastID = true, id
 	}
 	s.Records++
 	s.Bytes += int64(len(r.Key) + len(r.Value))
@@ -111,6 +116,7 @@ func (s *spool) Each(fn func(*archive.Record) error) error {
 func (s *spool) Reset() error {
 	s.out.Reset(s.file)
 	s.Records, s.Bytes = 0, 0
+	clear(s.ids)
 	if err := s.file.Truncate(0); err != nil {
 		return fmt.Errorf("emptying spool: %w", err)
 	}
