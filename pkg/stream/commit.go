@@ -29,6 +29,11 @@ func (r *Runtime) commit() error {
 		return r.handle(err)
 	}
 
+	// The steps below may wait for brokers that are away. The loop says nothing meanwhile; its next round looks again.
+	slow := time.AfterFunc(r.o.TransactionTimeout/4, func() {
+		r.report(false, fmt.Sprintf("committing: the brokers have not answered for %v", r.o.TransactionTimeout/4))
+	})
+	defer slow.Stop()
 	// Every promise is looked at behind Flush, which itself says nothing about records that failed.
 	if err := r.produce(tasks); err != nil {
 		if isFenced(err) {
@@ -46,6 +51,10 @@ func (r *Runtime) commit() error {
 	r.open = false
 	r.rebalanced.Store(false)
 	if err != nil {
+		if open := time.Since(r.begun); open > r.o.TransactionTimeout {
+			err = fmt.Errorf("%w (the transaction was open for %v, and brokers give it up after its timeout of %v: the brokers or this machine are too slow)",
+				err, open.Round(time.Millisecond), r.o.TransactionTimeout)
+		}
 		// Kafka may or may not have committed. Only a restore can tell, so nothing in memory may be used again.
 		return r.replaced(r.fatal("ending a transaction", fmt.Errorf("%w; start again, the restore finds out: %w", ErrOutcomeUnknown, err)))
 	}
