@@ -2,6 +2,7 @@ package stream
 
 import (
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"sync/atomic"
 	"testing"
@@ -11,12 +12,25 @@ import (
 // Two instances with state of their own start, crash at random points, stop and come back, while events arrive: each
 // finds in its directory what the other one has overtaken.
 func TestRandomCrashesOfTwoInstances(t *testing.T) {
-	t.Parallel()
-	b := newBench(t)
+	for _, kept := range []bool{false, true} {
+		t.Run(fmt.Sprintf("kept=%v", kept), func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			b.kept = kept
+			b.randomCrashes()
+		})
+	}
+}
+
+func (b *bench) randomCrashes() {
+	t := b.t
 	seed := uint64(time.Now().UnixNano())
 	rng := rand.New(rand.NewPCG(seed, 0))
 	dirs := map[string]string{"a": t.TempDir(), "b": t.TempDir()}
 	points := []Point{AfterFlush, AfterEnd, BeforeState, InsideRestore}
+	if b.kept {
+		points = append(points, InsideRecall)
+	}
 	reached := map[Point]int{}
 	run := map[string]*running{}
 	plan := map[string]Point{}

@@ -97,7 +97,32 @@ func summing(int32) Handlers {
 	}
 }
 
+// keeping is the same service with its sums kept in the output's topic, and with a derived store: the offset of each key's newest
+// record.
+func keeping(int32) Handlers {
+	h := summing(0)
+	sum := h.Inputs[in]
+	h.Inputs[in] = func(tx *Tx, rec *kgo.Record) error {
+		tx.Put("newest", rec.Key, strconv.AppendInt(nil, rec.Offset, 10))
+		if _, err := number(rec); err != nil {
+			return err // behind the write
+		}
+		return sum(tx, rec)
+	}
+	h.Finish = nil
+	h.Again = func(tx *Tx, recs []*kgo.Record) error {
+		for _, rec := range recs {
+			if _, err := number(rec); err == nil {
+				tx.Put("newest", rec.Key, strconv.AppendInt(nil, rec.Offset, 10))
+			}
+		}
+		return nil
+	}
+	return h
+}
+
 type bench struct {
+	kept  bool // the service is keeping
 	t     *testing.T
 	stack *embedded.Stack
 	codec *codec.Codec
@@ -211,6 +236,11 @@ func (b *bench) events(n int) {
 func (b *bench) options(instance, dir string) Options {
 	o := Options{Topology: topology(), Stores: []Store{{Name: "sums"}, {Name: "factors"}}, Handlers: summing, Instance: instance, Kafka: b.opts,
 		Codec: b.codec, StateDir: dir, CommitInterval: 10 * time.Millisecond, SessionTimeout: 2 * time.Second, TransactionTimeout: 5 * time.Second}
+	if b.kept {
+		o.Handlers = keeping
+		o.Stores = []Store{{Name: "sums", Topic: out, Uncached: true}, {Name: "factors"}, {Name: "newest", Derived: true}}
+		o.Recall = Recall{Topic: in, Window: 24 * time.Hour}
+	}
 	if chatty {
 		o.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
 	}
@@ -358,7 +388,7 @@ func (b *bench) check(dirs map[string]string) {
 	if !maps.Equal(last, b.sums) {
 		b.t.Errorf("outputs %v\nwant    %v", last, b.sums)
 	}
-	rows := map[string]int64{}
+	rows, newest := map[string]int64{}, map[string]int64{}
 	for instance, dir := range dirs {
 		db, err := state.Open(state.Options{Dir: dir, Service: group, Instance: instance, ReadOnly: true})
 		if err != nil {
@@ -370,7 +400,7 @@ func (b *bench) check(dirs map[string]string) {
 				continue
 			}
 			// Of several directories the furthest holds the newest rows.
-			newest := true
+			furthest := true
 			for i2, d2 := range dirs {
 				if i2 == instance {
 					continue
@@ -380,27 +410,41 @@ func (b *bench) check(dirs map[string]string) {
 					b.t.Fatal(err)
 				}
 				if p2, ok, _ := db2.Position(p); ok && p2.Logs[schemas.UsageAggregatorChangelog] > pos.Logs[schemas.UsageAggregatorChangelog] {
-					newest = false
+					furthest = false
 				}
 				db2.Close()
 			}
-			if !newest {
+			if !furthest {
 				continue
 			}
 			rd, err := db.NewReader(p)
 			if err != nil {
 				b.t.Fatal(err)
 			}
-			rd.Scan("sums", nil, func(k, v []byte) bool {
-				rows[string(k)], _ = strconv.ParseInt(string(v), 10, 64)
-				return true
-			})
+			for store, of := range map[string]map[string]int64{"sums": rows, "newest": newest} {
+				rd.Scan(store, nil, func(k, v []byte) bool {
+					of[string(k)], _ = strconv.ParseInt(string(v), 10, 64)
+					return true
+				})
+			}
 			rd.Close()
 		}
 		db.Close()
 	}
 	if len(dirs) > 0 && !maps.Equal(rows, b.sums) {
 		b.t.Errorf("state   %v\nwant    %v", rows, b.sums)
+	}
+	if !b.kept || len(dirs) == 0 {
+		return
+	}
+	want := map[string]int64{}
+	for _, rec := range b.read(in) {
+		if _, err := number(rec); err == nil {
+			want[string(rec.Key)] = rec.Offset
+		}
+	}
+	if !maps.Equal(newest, want) {
+		b.t.Errorf("derived %v\nwant    %v", newest, want)
 	}
 }
 
@@ -449,11 +493,17 @@ var errCrash = errors.New("injected crash")
 
 // Crashes at every point, then starts anew on the same state directory or on an empty one.
 func TestCrashes(t *testing.T) {
-	for _, point := range []Point{AfterFlush, AfterEnd, BeforeState, InsideRestore} {
-		for _, empty := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%s, empty=%v", point, empty), func(t *testing.T) {
+	for _, point := range []Point{AfterFlush, AfterEnd, BeforeState, InsideRestore, InsideRecall} {
+		for mode := range 4 {
+			empty, kept := mode&1 > 0, mode&2 > 0
+			restoring := point == InsideRestore || point == InsideRecall
+			if point == InsideRecall && !kept {
+				continue
+			}
+			t.Run(fmt.Sprintf("%s, empty=%v, kept=%v", point, empty, kept), func(t *testing.T) {
 				t.Parallel()
 				b := newBench(t)
+				b.kept = kept
 				dir := t.TempDir()
 				for round := range 3 {
 					b.events(400)
@@ -461,14 +511,14 @@ func TestCrashes(t *testing.T) {
 					hits := 0
 					o.Crash = func(p Point) error {
 						if p == point {
-							if hits++; hits > 1 || point == InsideRestore {
+							if hits++; hits > 1 || restoring {
 								return errCrash
 							}
 						}
 						return nil
 					}
 					r := b.start(o)
-					if point == InsideRestore {
+					if restoring {
 						if round > 0 { // the first start has nothing to restore
 							if err := r.wait(); !errors.Is(err, errCrash) {
 								t.Fatalf("ended with %v", err)
@@ -498,7 +548,7 @@ func TestCrashes(t *testing.T) {
 							t.Fatalf("ended with %v", err)
 						}
 					}
-					if empty || point == InsideRestore {
+					if empty || restoring && round < 2 { // the last one goes on from half a restore
 						dir = t.TempDir()
 					}
 				}
