@@ -20,7 +20,7 @@ const storeHistory = "history"
 // evidenceLoop turns databus.records into identity.observations, exactly once: the newest accepted version of each record
 // is one piece of evidence. It skips repeats by the same function as every other reader.
 func (s *Service) evidenceLoop() loop {
-	return loop{stores: []string{storeHistory}, handlers: func(int32) stream.Handlers {
+	return loop{stores: []stream.Store{{Name: storeHistory}}, handlers: func(int32) stream.Handlers {
 		return stream.Handlers{Inputs: map[string]func(*stream.Tx, *kgo.Record) error{schemas.DatabusRecords: s.onRecord}}
 	}}
 }

@@ -164,7 +164,7 @@ func (s *Service) tables(ctx context.Context) error {
 
 // A loop is one exactly-once topology of the service.
 type loop struct {
-	stores   []string
+	stores   []stream.Store
 	handlers func(partition int32) stream.Handlers
 }
 
