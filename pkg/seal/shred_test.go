@@ -61,6 +61,13 @@ func openHolder(t testing.TB, bed *kafkatest.Bed, keys *Keys, name string, lease
 	return k
 }
 
+// unwrapped is how many keys are unwrapped in memory.
+func unwrapped(k *Keyring) int {
+	k.cache.mu.Lock()
+	defer k.cache.mu.Unlock()
+	return k.cache.n
+}
+
 func caughtUp(t testing.TB, rings ...*Keyring) {
 	t.Helper()
 	for _, k := range rings {
@@ -96,7 +103,7 @@ func TestReceiptFollowsTheHolders(t *testing.T) {
 		if _, revoked := k.entry(rec.KeyID); !revoked {
 			t.Errorf("%s has answered and not dropped the key", name)
 		}
-		if n := k.cache.n; n != 0 {
+		if n := unwrapped(k); n != 0 {
 			t.Errorf("%s still has %d unwrapped keys", name, n)
 		}
 	}
@@ -166,15 +173,9 @@ func TestLeaseEndsWithoutKafka(t *testing.T) {
 	if !slices.Equal(receipt.Holders, []string{"ingest.a"}) || !slices.Equal(receipt.Expired, []string{"ingest.cut"}) || answered.Sub(began) < lease {
 		t.Errorf("%+v after %v", receipt, answered.Sub(began))
 	}
-	if n := cut.cache.n; n != 0 {
-		deadline := time.Now().Add(5 * time.Second)
-		for ; n != 0 && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
-			cut.cache.mu.Lock()
-			n = cut.cache.n
-			cut.cache.mu.Unlock()
-		}
-		if n != 0 {
-			t.Errorf("%d keys are in memory without a lease", n)
+	for deadline := time.Now().Add(10 * time.Second); unwrapped(cut) != 0; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d keys are in memory without a lease", unwrapped(cut))
 		}
 	}
 	line.pulled.Store(false)
@@ -272,7 +273,7 @@ func TestShredRecords(t *testing.T) {
 		caughtUp(t, ring)
 		opens(ring, two, ErrRevoked)
 		opens(ring, before, ErrRevoked)
-		if n := ring.cache.n; n != 0 {
+		if n := unwrapped(ring); n != 0 {
 			t.Errorf("%d keys are unwrapped", n)
 		}
 	}
