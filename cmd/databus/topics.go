@@ -124,7 +124,7 @@ func (c topicsListCmd) Run(g *Globals) error {
 				"topic": t.Name, "key": t.Key, "partition_by": t.PartitionBy, "partitions": t.Partitions, "schema": t.Schema,
 				"cleanup": t.Cleanup, "retention_ms": t.Retention.Milliseconds(), "min_compaction_lag_ms": t.MinCompactionLag.Milliseconds(),
 				"max_compaction_lag_ms": t.MaxCompactionLag.Milliseconds(),
-				"append_time": t.AppendTime, "producers": t.Producers, "consumers": t.Consumers, "pseudonymous": t.Pseudonymous, "personal": t.Personal, "doc": t.Doc,
+				"append_time":           t.AppendTime, "producers": t.Producers, "consumers": t.Consumers, "pseudonymous": t.Pseudonymous, "personal": t.Personal, "doc": t.Doc,
 			})
 		}
 		return nil
