@@ -9,7 +9,7 @@ import (
 
 // What a bucket has lost is there again after a backfill, as verify proves.
 func TestArchiveBackfill(t *testing.T) {
-	a := newArchived(t, 300)
+	a := newArchived(t, 900)
 	x := a.tamper(t)
 	x.remove(0)
 	x.remove(2)
