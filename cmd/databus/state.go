@@ -187,7 +187,7 @@ func (c stateInspectCmd) overview(g *Globals, db *state.DB, v stateView) error {
 		for _, s := range p.Stores {
 			rows = append(rows, fmt.Sprintf("%s %d", s.Store, s.Rows))
 		}
-		fmt.Fprintf(w, "%d\t%d\t%s\t%s\t%s\t%s\n", p.Partition, at(p.Logs), at(p.Inputs), orDash(rows), bytesText(p.Bytes), moment(p.At))
+		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\n", p.Partition, at(p.Logs), at(p.Inputs), orDash(rows), bytesText(p.Bytes), moment(p.At))
 	}
 	return w.Flush()
 }
