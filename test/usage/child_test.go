@@ -76,6 +76,7 @@ type instance struct {
 	dir     string // of its state; another one plays another machine
 	log     string
 	set     []string // settings beside those of the world
+	freezes bool     // freeze will be asked for
 	run     *process
 	mark    int64 // where the log of the current run begins
 }
@@ -107,8 +108,11 @@ func (i *instance) args() []string {
 	return args
 }
 
-// start runs the service's own program.
+// start runs the service's own program, or the one that can freeze.
 func (i *instance) start() error {
+	if i.freezes {
+		return i.launch(exec.Command(filepath.Join(i.w.bin, "instance"), append([]string{i.service}, i.args()...)...))
+	}
 	return i.launch(exec.Command(filepath.Join(i.w.bin, i.service), i.args()...))
 }
 

@@ -3,6 +3,7 @@ package usage
 import (
 	"context"
 	"fmt"
+	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -27,6 +28,7 @@ func proveGroup(t *testing.T, w *world) {
 	leave := "usage-aggregator.leave_on_stop=true"
 	a, b, c := w.newInstance(aggregator, "a"), w.newInstance(aggregator, "b"), w.newInstance(aggregator, "c", leave)
 	la, lb := w.newInstance(limiter, "a"), w.newInstance(limiter, "b")
+	b.freezes, lb.freezes = true, true
 	all := []*instance{a, b, c, la, lb}
 	must := func(err error) {
 		t.Helper()
@@ -97,6 +99,7 @@ func proveGroup(t *testing.T, w *world) {
 		for _, old := range []*instance{b, lb} {
 			must(w.freeze(ctx, old))
 			again := w.newInstance(old.service, old.id)
+			again.freezes = true
 			all = append(all, again)
 			must(again.start())
 			goesOn("a machine replaces a frozen one of "+old.service, time.Now())
@@ -153,23 +156,32 @@ func (w *world) memberCount(ctx context.Context, group string) int {
 
 // freeze stops an instance in the middle of a transaction.
 func (w *world) freeze(ctx context.Context, i *instance) error {
-	for deadline := time.Now().Add(patience); ; {
-		i.signal(syscall.SIGSTOP)
-		time.Sleep(20 * time.Millisecond) // requests that are on their way
-		listed, err := w.admin.ListTransactions(ctx, nil, []string{"Ongoing"})
-		if err == nil {
-			for _, t := range listed {
-				if t.TxnID == i.service+"-"+i.id && t.State == "Ongoing" {
-					return nil
-				}
-			}
-		}
+	i.signal(syscall.SIGUSR1)
+	for deadline := time.Now().Add(patience); !i.stopped(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%s %s never froze with a transaction open: %w", i.service, i.id, err)
+			return fmt.Errorf("%s %s never froze:\n%s", i.service, i.id, i.tail())
 		}
-		i.signal(syscall.SIGCONT)
-		time.Sleep(37 * time.Millisecond)
 	}
+	listed, err := w.admin.ListTransactions(ctx, nil, []string{"Ongoing"})
+	if err != nil {
+		return fmt.Errorf("listing transactions: %w", err)
+	}
+	for _, t := range listed {
+		if t.TxnID == i.service+"-"+i.id {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s %s froze, and its transaction is not open: %v", i.service, i.id, listed.TransactionalIDs())
+}
+
+// stopped says whether the process is stopped by a signal.
+func (i *instance) stopped() bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", i.run.pid))
+	if err != nil {
+		return false
+	}
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	return strings.HasPrefix(rest, "T")
 }
 
 // endsFenced waits until a zombie ends, and checks that it failed and says that it was replaced.

@@ -147,25 +147,29 @@ func (v *verifier) readCounts(ctx context.Context) error {
 		if err := counts.Decode(ctx, rec.Value, &e); err != nil {
 			return err
 		}
-		p := publishedCount{appended: rec.Timestamp, cause: place(rec), count: count{account: e.Account, pack: e.Pack, version: e.ContractVersion,
-			period: span{e.Period, e.PeriodStart.UnixMicro(), micros(e.PeriodEnd)},
-			sums:   sums{e.Matched, e.Unmatched, e.AmountMicros}, updated: e.UpdatedAt.UnixMicro()}}
+		p := publishedCount{appended: rec.Timestamp, cause: place(rec), count: countOf(&e)}
 		if p.key() != string(rec.Key) {
 			return errors.New("the record's key is not the count's")
 		}
 		if e.Provisional || e.Estimated {
 			v.problem("count %s in %s is provisional or estimated, although no history was asked for", p.key(), p.cause)
 		}
-		for _, part := range e.Providers {
-			if p.providers == nil {
-				p.providers = map[string]sums{}
-			}
-			p.providers[part.Provider] = sums{part.Matched, part.Unmatched, part.AmountMicros}
-		}
 		a := v.account(e.Account, rec.Partition)
 		a.published = append(a.published, p)
 		return nil
 	})
+}
+
+func countOf(e *event.UsageCount) count {
+	c := count{account: e.Account, pack: e.Pack, version: e.ContractVersion, period: span{e.Period, e.PeriodStart.UnixMicro(), micros(e.PeriodEnd)},
+		sums: sums{e.Matched, e.Unmatched, e.AmountMicros}, updated: e.UpdatedAt.UnixMicro()}
+	for _, part := range e.Providers {
+		if c.providers == nil {
+			c.providers = map[string]sums{}
+		}
+		c.providers[part.Provider] = sums{part.Matched, part.Unmatched, part.AmountMicros}
+	}
+	return c
 }
 
 // readDead compares the dead letters of both services with what must have been refused.

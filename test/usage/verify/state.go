@@ -10,6 +10,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 
 	"databus/pkg/state"
+	"databus/schemas"
+	"databus/schemas/codec"
+	"databus/schemas/event"
 )
 
 // state compares the rows of every instance with the model. A partition's rows may be behind what its group has
@@ -39,7 +42,7 @@ func (v *verifier) state(ctx context.Context) error {
 				continue
 			}
 			current[fmt.Sprint(group, "/", p)] = true
-			err = v.rows(db, group, instance, p)
+			err = v.rows(ctx, db, group, instance, p)
 		}
 		if closing := db.Close(); err == nil {
 			err = closing
@@ -83,14 +86,14 @@ func (v *verifier) upToDate(group, instance string, p int32, pos state.Position,
 }
 
 // rows compares one partition's rows.
-func (v *verifier) rows(db *state.DB, group, instance string, p int32) error {
+func (v *verifier) rows(ctx context.Context, db *state.DB, group, instance string, p int32) error {
 	r, err := db.NewReader(p)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
 	want := map[string]string{}
-	store, decode := "counts", countRow
+	store, decode := "counts", v.countRow(ctx)
 	if group == "limiter" {
 		store, decode = "crossed", crossedRow
 		for key, c := range v.crossed {
@@ -132,48 +135,20 @@ func accountOf(key string) string {
 	return key
 }
 
-// countRow reads a row of the aggregator: version 2; start, end, contract version, matched, unmatched, amount and append
-// time as varints; 1 where it is provisional; the number of providers; of each the length of its name, the name, and
-// matched, unmatched and amount as varints.
-func countRow(b []byte) string {
-	const cut = "a row that is cut off"
-	if len(b) == 0 || b[0] != 2 {
-		return "a row of an unknown version"
-	}
-	b = b[1:]
-	numbers := func(n []int64) bool {
-		for i := range n {
-			value, size := binary.Varint(b)
-			if size <= 0 {
-				return false
-			}
-			n[i], b = value, b[size:]
+// countRow reads a row of the aggregator: a UsageCount as in usage.counts.
+func (v *verifier) countRow(ctx context.Context) func([]byte) string {
+	counts := codec.For[event.UsageCount](v.codec, schemas.UsageCounts)
+	return func(b []byte) string {
+		var e event.UsageCount
+		if err := counts.Decode(ctx, b, &e); err != nil {
+			return "a row that does not decode: " + err.Error()
 		}
-		return true
-	}
-	var n [7]int64
-	if !numbers(n[:]) || len(b) < 2 {
-		return cut
-	}
-	c := count{period: span{start: n[0], end: n[1]}, version: n[2], sums: sums{n[3], n[4], n[5]}, updated: n[6], providers: map[string]sums{}}
-	if b[0] != 0 {
-		return "a provisional row"
-	}
-	parts := int(b[1])
-	b = b[2:]
-	for range parts {
-		if len(b) == 0 || len(b) <= int(b[0]) {
-			return cut
+		if e.Provisional || e.Estimated {
+			return "a provisional row"
 		}
-		name := string(b[1 : 1+b[0]])
-		b = b[1+b[0]:]
-		var n [3]int64
-		if !numbers(n[:]) {
-			return cut
-		}
-		c.providers[name] = sums{n[0], n[1], n[2]}
+		c := countOf(&e)
+		return c.String()
 	}
-	return c.String()
 }
 
 func (c crossed) String() string {

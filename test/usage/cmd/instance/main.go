@@ -1,5 +1,6 @@
 // Command instance runs usage-aggregator or limiter, named by its first argument, exactly as their own programs do, but
-// kills itself with SIGKILL at a point of the exactly-once loop. Random kills almost never hit the places between two steps.
+// kills itself with SIGKILL at a point of the exactly-once loop, or stops itself with SIGSTOP in the middle of a transaction, the
+// next one behind a SIGUSR1. Signals from outside almost never hit the places between two steps.
 //
 //	CRASH_POINT  the name of the point (see databus/pkg/stream)
 //	CRASH_AFTER  how often it is passed before; default 0
@@ -10,11 +11,13 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/signal"
 	"strconv"
 	"sync/atomic"
 	"syscall"
 
 	"databus/pkg/service"
+	"databus/pkg/stream"
 	"databus/services/limiter"
 	usageaggregator "databus/services/usage-aggregator"
 )
@@ -41,10 +44,30 @@ func main() {
 func crashing[C any](def service.Definition[C]) service.Definition[C] {
 	start := def.New
 	def.New = func(ctx context.Context, env *service.Env, cfg C) (service.Runner, error) {
+		if os.Getenv("CRASH_POINT") == "" {
+			env.Crash = freezer()
+			return start(ctx, env, cfg)
+		}
 		env.Crash = hook(os.Getenv("CRASH_POINT"), os.Getenv("CRASH_AFTER"), os.Getenv("CRASH_FILE"))
 		return start(ctx, env, cfg)
 	}
 	return def
+}
+
+// freezer stops the process where everything is produced and nothing committed.
+func freezer() func(string) error {
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, syscall.SIGUSR1)
+	return func(at string) error {
+		if at == string(stream.AfterFlush) {
+			select {
+			case <-asked:
+				return syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+			default:
+			}
+		}
+		return nil
+	}
 }
 
 func hook(point, after, file string) func(string) error {
