@@ -143,7 +143,7 @@ func Catalogue() []Topic {
 		{Name: UsageBaselines, Key: "account", Schema: "baseline", Partitions: 8, Cleanup: Delete, Retention: 7 * day,
 			Producers: []string{"cli"}, Consumers: []string{"cli"}, DeadLetters: true, Doc: "Counts of history up to a seam. The aggregator does not add them yet; operators can read them."},
 		{Name: UsageCounts, Key: "account/pack/period", PartitionBy: 1, Schema: "usage_count", Partitions: 8, Cleanup: Compact, MinCompactionLag: day, AppendTime: true,
-			Producers: []string{"usage-aggregator"}, Consumers: []string{"limiter"}, DeadLetters: true, Doc: "Exactly-once counts."},
+			Producers: []string{"usage-aggregator"}, Consumers: []string{"limiter"}, DeadLetters: true, Doc: "Exactly-once counts; the aggregator restores its own from here."},
 		{Name: UsageThresholds, Key: "account", Schema: "usage_threshold", Partitions: 8, Cleanup: Delete, Retention: 30 * day,
 			Producers: []string{"limiter"}, Consumers: []string{"api"}, Doc: "Thresholds that were crossed or reset."},
 		{Name: UsageLimits, Key: "account/pack/period", PartitionBy: 1, Schema: "limit_state", Partitions: 8, Cleanup: Compact,

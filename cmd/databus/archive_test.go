@@ -290,7 +290,8 @@ func TestArchiveRestore(t *testing.T) {
 	a.create(t, "narrow", 1)
 	a.run(t, a.on("restore", schemas.UsageEvents, "--to", "narrow", "--state", state+"3", "--offsets", offsets+"3")...).
 		fails(t, 1, "topic narrow has 1 partitions")
-	r := a.run(t, a.on("restore", schemas.UsageEvents, "--to", "identity.requests", "--state", state, "--offsets", offsets)...)
+	a.create(t, "elsewhere", schemas.MustLookup(schemas.UsageEvents).Partitions)
+	r := a.run(t, a.on("restore", schemas.UsageEvents, "--to", "elsewhere", "--state", state, "--offsets", offsets)...)
 	r.fails(t, 1, "is the state of restoring usage.events to usage.events.restored")
 }
 

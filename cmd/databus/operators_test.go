@@ -96,7 +96,7 @@ func TestOperatorsCommands(t *testing.T) {
 			rows[s.Store] += s.Rows
 		}
 	}
-	if v.Service != "usage-aggregator" || v.Format < 1 || v.DiskBytes == 0 || inputs < 800 || rows["contracts"] != 1 || rows["counts"] < 10 || rows["seen"] < 500 {
+	if v.Service != "usage-aggregator" || v.Format < 1 || v.DiskBytes == 0 || inputs < 800 || rows["contracts"] != 1 || rows["counts"] < 10 || rows["seen"] < 2 {
 		t.Errorf("%+v, rows %v, inputs %d", v, rows, inputs)
 	}
 	if r := offline(state); r.code != 0 || !strings.Contains(r.out, "usage.events@") {
@@ -105,7 +105,10 @@ func TestOperatorsCommands(t *testing.T) {
 	if r := offline(state, "--store", "counts", "--prefix", "acme/person/total"); r.code != 0 || strings.Count(r.out, "\n") != 1 || !strings.Contains(r.out, `"key":"acme/person/total"`) || !strings.Contains(r.out, `"matched":`) {
 		t.Errorf("%+v", r)
 	}
-	if r := offline(state, "--store", "seen", "--max", "5"); r.code != 0 || strings.Count(r.out, "\n") != 5 || !strings.Contains(r.err, "more than 5 rows") {
+	if r := offline(state, "--store", "counts", "--max", "5"); r.code != 0 || strings.Count(r.out, "\n") != 5 || !strings.Contains(r.err, "more than 5 rows") {
+		t.Errorf("%+v", r)
+	}
+	if r := offline(state, "--store", "seen"); r.code != 0 || !strings.Contains(r.out, `"collected_ids":`) {
 		t.Errorf("%+v", r)
 	}
 	if r := offline(filepath.Join(dir, "state", "ingest"), "--store", "history"); r.code != 0 || strings.Count(r.out, "\n") != 2 || !strings.Contains(r.out, "recent_requests") {

@@ -1,7 +1,7 @@
 // Package state keeps the rows of a stateful service on local disk, in one Pebble database per instance.
 //
-// Promise: the rows of a partition, the position in the changelog up to which they are complete and the input offsets
-// that they stand for are written in one atomic batch. So the database is at any time, and after any crash, exactly the
+// Promise: the rows of a partition, the positions in the changelog, and in the topics that hold rows, up to which they are
+// complete and the input offsets that they stand for are written in one atomic batch. So the database is at any time, and after any crash, exactly the
 // state that some committed transaction left: it may lie behind Kafka, it is never ahead of it and never a mixture.
 //
 // Batches are not synced: the changelog in Kafka is the durable copy. A crash of the process or of the machine may lose

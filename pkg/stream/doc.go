@@ -7,8 +7,10 @@
 //	fence      InitProducerID aborts what a predecessor with the same instance id left open
 //	join       static membership, range balancer: equal partition numbers of all inputs have the same owner
 //	restore    per partition: replay the changelog's difference, or all of it, and check it against the group's offsets
+//	recall     what derived rows do not cover is read again from the input that they follow from
 //	loop       poll -> process partitions in parallel -> finish -> produce outputs, rows, markers -> flush
-//	           -> end the Kafka transaction (outputs, changelog and input offsets at once) -> write Pebble -> allow rebalance
+//	           -> end the Kafka transaction (outputs, changelog and input offsets at once) -> allow rebalance
+//	           and once a second: write to Pebble what was committed
 //
 // Promise: outputs under read_committed, the changelog and the group's offsets always stand for the same prefix of every
 // input partition; the local state may lie behind them, never ahead. A transaction is always caused by an input.
@@ -23,6 +25,6 @@
 // deleted before they were read. The caller starts again, and the restore finds the truth.
 //
 // Files: options.go what a service says; tx.go its view of a partition; cache.go write-behind rows; run.go the loop;
-// pace.go how much is polled at once; commit.go the end of a transaction; assign.go and restore.go what happens before the first record of a partition;
-// fault.go which errors mean what; status.go health and metrics.
+// pace.go how much is polled at once; commit.go the end of a transaction; assign.go, restore.go and recall.go what happens
+// before the first record of a partition; store.go where rows are kept; fault.go which errors mean what; status.go health and metrics.
 package stream

@@ -7,10 +7,12 @@
 // Promise: a count is the sum over the distinct valid events of its account, pack and period, each counted once, through
 // any crash and rebalance. An event counts to the period of its own time, in the account's time zone, and under the
 // contract that was in force when it was processed; contracts that existed when a partition was taken over come first.
-// Events of one account with the same id are one event, if they were appended within the configured window of each
-// other's first; ids are compared in full. A negative quantity corrects earlier ones; a count is a sum and may be below
+// An event is a repeat, and dropped, if its id occurred in the same account within the configured window of append time before
+// it; ids are compared by 96 bits of a keyed hash. A negative quantity corrects earlier ones; a count is a sum and may be below
 // zero. An account without contract is counted in UTC. Of each count the part of up to 32 providers is kept apart, with
 // what is owed to them; further ones share one.
+//
+// State: counts are in usage.counts itself, ids seen on the local disk alone; they are read again from usage.events.
 //
 // Bounds: where a contract changes the bounds of periods, they start anew under the account's next set of bounds, and the
 // counts under the old ones stay as they are; usage.AccountBounds says when. What happened in such a period before its
