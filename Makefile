@@ -68,7 +68,11 @@ prove-ingest: ## two instances of ingest are killed 260 times under load; tables
 
 .PHONY: prove-archive
 prove-archive: ## archivers are killed 300 times, S3 fails in 96 ways, all objects are made again: each offset is archived once
-	cd test && go test -tags servers -timeout 120m -count 1 -run TestProve ./archiver -args -full
+	cd test && go test -tags servers -timeout 120m -count 1 -run 'TestProve|TestArchiverOnRealServers' ./archiver -args -full
+
+.PHONY: prove-plaintext
+prove-plaintext: ## 1,000 subjects on real servers: nothing of theirs in any byte at rest, nothing of 100 shredded ones opens
+	cd test && go test -tags servers,prove -timeout 60m -count 1 -v -run TestNoPlaintextOnRealServers ./e2e
 
 .PHONY: prove-state
 prove-state: ## the power fails at 10,000 writes of state, unsynced data lost in part: it opens or is restored, never wrong

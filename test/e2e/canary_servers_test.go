@@ -47,7 +47,7 @@ func TestNoPlaintextOnRealServers(t *testing.T) {
 		"--identity-url", "cassandra://"+cassandra.Addr+"?replication=1&timeout=60s")
 	d.mustReady(t)
 	places := map[string]string{"Kafka": kafka.Dir, "Cassandra": cassandra.Dir, "bucket": store.Dir}
-	noPlaintext(t, d, 1000, 100, places, func() {
+	noPlaintext(t, d, subjects, subjects/10, places, func() {
 		if out, err := cassandra.Nodetool(t.Context(), "flush"); err != nil {
 			t.Fatalf("nodetool flush: %v\n%s", err, out)
 		}

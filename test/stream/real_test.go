@@ -23,7 +23,7 @@ func TestStreamOnRealKafka(t *testing.T) {
 	t.Cleanup(kafka.Close)
 	// All but those that inject faults into the embedded broker.
 	cmd := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-timeout=15m", "-parallel=1", "-v",
-		"-run=TestCleanRestart|TestStop|TestCrashes|TestTwoInstances|TestPoison|TestTablesFirst|TestOffsets|TestGap|TestRestoreBehind|TestZombie|TestRandomCrashes", "databus/pkg/stream")
+		"-run=TestCleanRestart|TestStop|TestCrashes/kept=true|TestTwoInstances|TestPoison|TestTablesFirst|TestOffsets|TestGap|TestRestoreBehind|TestZombie|TestRandomCrashes", "databus/pkg/stream")
 	cmd.Env = append(os.Environ(), "STREAM_TEST_KAFKA="+kafka.Addr)
 	out, err := cmd.CombinedOutput()
 	t.Logf("%s", out)

@@ -1,0 +1,5 @@
+//go:build prove
+
+package e2e
+
+const subjects = 1000
