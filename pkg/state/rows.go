@@ -122,6 +122,16 @@ func (b *Batch) Set(partition int32, store string, key, value []byte) error {
 	return nil
 }
 
+// DeleteStore deletes all rows of a store.
+func (b *Batch) DeleteStore(partition int32, store string) error {
+	start := appendRowKey(nil, partition, store, nil)
+	end := append(append([]byte{}, start[:len(start)-1]...), 1) // behind the zero byte that ends the name
+	if err := b.b.DeleteRange(start, end, nil); err != nil {
+		return fmt.Errorf("deleting store %s of partition %d in %s: %w", store, partition, b.db.dir, err)
+	}
+	return nil
+}
+
 // SetPosition says what the partition's rows stand for once the batch is in.
 func (b *Batch) SetPosition(partition int32, p Position) error {
 	v, err := json.Marshal(p)

@@ -45,6 +45,9 @@ func (r *Runtime) recall(ctx context.Context, tasks map[int32]*task, logs logs) 
 	if len(behind) == 0 {
 		return nil
 	}
+	if err := r.dropDerived(anew); err != nil {
+		return err
+	}
 	if err := r.windowStart(ctx, behind, anew, from, logs); err != nil {
 		return err
 	}
@@ -126,6 +129,24 @@ func (t *task) recalled(recs []*kgo.Record, b *state.Batch) (next int64, err err
 	pos := t.position()
 	pos.Derived = t.derived
 	return next, errors.Join(t.cache.write(b, t.partition), b.SetPosition(t.partition, pos))
+}
+
+// dropDerived deletes the derived rows of partitions that are made anew: they cover less than the window.
+func (r *Runtime) dropDerived(partitions map[int32]bool) error {
+	b := r.db.NewBatch()
+	err := func() error {
+		for p := range partitions {
+			for _, store := range r.o.Stores {
+				if store.Derived {
+					if err := b.DeleteStore(p, store.Name); err != nil {
+						return err
+					}
+				}
+			}
+		}
+		return b.Commit()
+	}()
+	return errors.Join(err, b.Close())
 }
 
 // windowStart moves the start of partitions that are made anew to where their window begins, as the append time of the last record
