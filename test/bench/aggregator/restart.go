@@ -105,6 +105,9 @@ func (b *bench) restart(ctx context.Context, c contender, dedup bool, p *measure
 		}
 	}
 	p.Kill()
+	if err := b.in.send(ctx, 100, false); err != nil { // few events may all be counted by then
+		return r, nil, err
+	}
 	if r.killed, p, err = b.restarted(ctx, c, dedup); err != nil {
 		return r, p, err
 	}
