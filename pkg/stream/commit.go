@@ -81,18 +81,27 @@ func (r *Runtime) replaced(err error) error {
 	req.Group, req.MemberID, req.Generation, req.InstanceID = r.o.Group, member, generation, &r.o.Instance
 	ctx, cancel := context.WithTimeout(r.ctx, 5*time.Second)
 	defer cancel()
-	resp, asking := req.RequestWith(ctx, r.session.Client())
-	if asking != nil {
-		return err
+	for {
+		resp, asking := req.RequestWith(ctx, r.session.Client())
+		if asking != nil {
+			return err
+		}
+		switch why := kerr.ErrorForCode(resp.ErrorCode); {
+		case isFenced(why):
+			return fmt.Errorf("%w; %w", r.fatal("keeping the group membership", why), err)
+		case errors.Is(why, kerr.UnknownMemberID):
+			return fmt.Errorf("stream %s: keeping the group membership: instance %q is %w: it stood still for longer than the session timeout of %v "+
+				"and its partitions were given away (%w); %w", r.o.Group, r.o.Instance, ErrFenced, r.o.SessionTimeout, why, err)
+		case !errors.Is(err, kerr.InvalidTxnState):
+			return err
+		}
+		// So answers the coordinator while it aborts the transaction for a successor, who joins the group a moment later.
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(200 * time.Millisecond):
+		}
 	}
-	switch why := kerr.ErrorForCode(resp.ErrorCode); {
-	case isFenced(why):
-		return fmt.Errorf("%w; %w", r.fatal("keeping the group membership", why), err)
-	case errors.Is(why, kerr.UnknownMemberID):
-		return fmt.Errorf("stream %s: keeping the group membership: instance %q is %w: it stood still for longer than the session timeout of %v "+
-			"and its partitions were given away (%w); %w", r.o.Group, r.o.Instance, ErrFenced, r.o.SessionTimeout, why, err)
-	}
-	return err
 }
 
 // produce sends what the tasks emitted and waits for all of it.
