@@ -1,8 +1,6 @@
 package recount
 
 import (
-	"maps"
-	"slices"
 	"time"
 
 	"databus/pkg/usage"
@@ -22,7 +20,7 @@ type Options struct {
 	Window time.Duration
 	// KeepEnded is how long ago an event may have happened when it is appended; 0 is for ever.
 	KeepEnded time.Duration
-	// Home is the account's partition.
+	// Home is the account's partition. Events elsewhere are dead letters.
 	Home int32
 	// Contracts of the account in the order of their topic.
 	Contracts []Contract
@@ -46,7 +44,7 @@ type expiry struct {
 	at int64
 }
 
-// A world is what an account's events in one partition are counted by, as the aggregator keeps it.
+// A world is what an account's events are counted by, as the aggregator keeps it.
 type world struct {
 	contracts []Contract // those to come
 	terms     *usage.Terms
@@ -84,10 +82,10 @@ type Reading struct {
 type Recount struct {
 	o         Options
 	contracts []Contract // those that the aggregator accepts
-	seen      map[int32]map[string]last
-	ages      map[int32][]expiry // in order of append time, so that memory is bounded by the window
-	appended  map[int32]*world
-	newest    map[int32]*world
+	seen      map[string]last
+	ages      []expiry // in order of append time, so that memory is bounded by the window
+	appended  *world
+	newest    *world
 	base      string // the period without the number of its set of bounds
 	set       int64
 	readings  []*Reading
@@ -102,8 +100,7 @@ type Recount struct {
 
 // New returns a recount without events.
 func New(o Options) *Recount {
-	r := &Recount{o: o, seen: map[int32]map[string]last{}, ages: map[int32][]expiry{}, appended: map[int32]*world{}, newest: map[int32]*world{},
-		DeadLetters: newList[DeadLetter]()}
+	r := &Recount{o: o, seen: map[string]last{}, DeadLetters: newList[DeadLetter]()}
 	r.base, r.set = usage.Bounds(o.Period)
 	r.Appended, r.Newest = r.reading("appended", r.set).Tally, r.reading("newest", r.set).Tally
 	var known *usage.Terms
@@ -114,7 +111,12 @@ func New(o Options) *Recount {
 		known = c.Terms
 		r.contracts = append(r.contracts, c)
 	}
+	r.appended, r.newest = r.world(), r.world()
 	return r
+}
+
+func (r *Recount) world() *world {
+	return &world{contracts: r.contracts, bounds: usage.NewAccountBounds(usage.BeforeAll), began: map[int64]time.Time{}}
 }
 
 // Versions are the contract versions that were accepted, in order; 0 stands for the end of a contract.
@@ -142,11 +144,11 @@ func (r *Recount) reading(under string, set int64) *Reading {
 	return n
 }
 
-// interrupt ends the runs of a partition in the readings of a kind, but for one.
-func (r *Recount) interrupt(under string, partition int32, but *Reading) {
+// interrupt ends the runs in the readings of a kind, but for one.
+func (r *Recount) interrupt(under string, but *Reading) {
 	for _, x := range r.readings {
 		if x.Under == under && x != but {
-			x.interrupt(partition)
+			x.interrupt()
 		}
 	}
 }
@@ -154,25 +156,14 @@ func (r *Recount) interrupt(under string, partition int32, but *Reading) {
 // Window is the window of append time in which an id counts once.
 func (r *Recount) Window() time.Duration { return r.o.Window }
 
-// in returns the world of a partition. Contracts are in the account's own partition: elsewhere nobody knows them.
-func (r *Recount) in(worlds map[int32]*world, partition int32) *world {
-	w := worlds[partition]
-	if w == nil {
-		w = &world{bounds: usage.NewAccountBounds(usage.BeforeAll), began: map[int64]time.Time{}}
-		if partition == r.o.Home {
-			w.contracts = r.contracts
-		}
-		worlds[partition] = w
-	}
-	return w
-}
-
 // Refuse takes a record under the account's key that holds no event.
 func (r *Recount) Refuse(partition int32, offset int64, reason string) {
 	r.Events++
 	r.DeadLetters.add(DeadLetter{partition, offset, reason})
-	r.interrupt("appended", partition, nil)
-	r.interrupt("newest", partition, nil)
+	if partition == r.o.Home {
+		r.interrupt("appended", nil)
+		r.interrupt("newest", nil)
+	}
 }
 
 // Event takes an event under the account's key.
@@ -190,14 +181,16 @@ func (r *Recount) Event(partition int32, offset int64, appended time.Time, e *ev
 		r.Refuse(partition, offset, "event: it happened longer ago than counts are kept (keep_ended)")
 		return
 	}
+	if partition != r.o.Home {
+		r.Refuse(partition, offset, "event: another partition is its account's: the producer does not partition as the catalogue says (murmur2 of the key)")
+		return
+	}
 	r.Events++
 	firstOffset, repeated := r.repeated(at, e.EventID)
-	w := r.in(r.appended, partition)
-	w.advance(func(c Contract) bool { return !c.At.After(appended) })
-	r.into("appended", w, at, e, repeated, firstOffset)
-	w = r.in(r.newest, partition)
-	w.advance(func(Contract) bool { return true })
-	r.into("newest", w, at, e, repeated, firstOffset)
+	r.appended.advance(func(c Contract) bool { return !c.At.After(appended) })
+	r.into("appended", r.appended, at, e, repeated, firstOffset)
+	r.newest.advance(func(Contract) bool { return true })
+	r.into("newest", r.newest, at, e, repeated, firstOffset)
 }
 
 // into adds an event to the reading that it counts to.
@@ -225,43 +218,33 @@ func (r *Recount) into(under string, w *world, at place, e *event.UsageEvent, re
 	default:
 		to.count(at, e, period)
 	}
-	r.interrupt(under, at.partition, to)
+	r.interrupt(under, to)
 }
 
-// repeated says whether the id occurred within the window before, and at which offset it did so last. Partitions are apart: the
-// aggregator's rows are.
+// repeated says whether the id occurred within the window before, and at which offset it did so last.
 func (r *Recount) repeated(at place, id string) (int64, bool) {
 	window := r.o.Window.Milliseconds()
 	if window == 0 {
 		return 0, false
 	}
-	seen := r.seen[at.partition]
-	if seen == nil {
-		seen = map[string]last{}
-		r.seen[at.partition] = seen
-	}
 	now := max(at.appended.UnixMilli(), 0)
-	ages := r.ages[at.partition]
-	for len(ages) > 0 && now-ages[0].at >= window {
-		if old, ok := seen[ages[0].id]; ok && old.at == ages[0].at {
-			delete(seen, ages[0].id)
+	for len(r.ages) > 0 && now-r.ages[0].at >= window {
+		if old, ok := r.seen[r.ages[0].id]; ok && old.at == r.ages[0].at {
+			delete(r.seen, r.ages[0].id)
 		}
-		ages = ages[1:]
+		r.ages = r.ages[1:]
 	}
-	known, ok := seen[id]
+	known, ok := r.seen[id]
 	if !ok || now > known.at {
-		seen[id] = last{now, at.offset}
-		ages = append(ages, expiry{id, now})
+		r.seen[id] = last{now, at.offset}
+		r.ages = append(r.ages, expiry{id, now})
 	}
-	r.ages[at.partition] = ages
 	return known.offset, ok && now-known.at < window
 }
 
 // Finish closes the runs that are open. No event may follow.
 func (r *Recount) Finish() {
 	for _, t := range r.readings {
-		for _, p := range slices.Sorted(maps.Keys(t.open)) {
-			t.interrupt(p)
-		}
+		t.interrupt()
 	}
 }

@@ -105,7 +105,6 @@ func (l *list[T]) add(v T) {
 // A Tally is a count and what it is made of.
 type Tally struct {
 	Sum         Sum              `json:"sum"`
-	Partitions  map[int32]*Sum   `json:"-"` // by partition
 	Ranges      list[Range]      `json:"ranges"`
 	Duplicates  list[Duplicate]  `json:"duplicates"`
 	Late        list[Late]       `json:"late"`
@@ -114,36 +113,21 @@ type Tally struct {
 	Start time.Time `json:"-"`
 	End   time.Time `json:"-"`
 
-	open map[int32]*Range // the run that may go on
+	open *Range // the run that may go on
 }
 
 func newTally() *Tally {
-	return &Tally{Partitions: map[int32]*Sum{}, open: map[int32]*Range{}, Ranges: newList[Range](), Duplicates: newList[Duplicate](),
-		Late: newList[Late](), Corrections: newList[Correction]()}
-}
-
-// Of is the count of one partition.
-func (t *Tally) Of(partition int32) Sum {
-	if s := t.Partitions[partition]; s != nil {
-		return *s
-	}
-	return Sum{}
+	return &Tally{Ranges: newList[Range](), Duplicates: newList[Duplicate](), Late: newList[Late](), Corrections: newList[Correction]()}
 }
 
 func (t *Tally) count(at place, e *event.UsageEvent, p usage.Period) {
 	t.Start, t.End = p.Start, p.End
 	t.Sum.add(e)
-	if t.Partitions[at.partition] == nil {
-		t.Partitions[at.partition] = &Sum{}
+	if t.open == nil {
+		t.open = &Range{Partition: at.partition, First: at.offset}
 	}
-	t.Partitions[at.partition].add(e)
-	run := t.open[at.partition]
-	if run == nil {
-		run = &Range{Partition: at.partition, First: at.offset}
-		t.open[at.partition] = run
-	}
-	run.Last = at.offset
-	run.add(e)
+	t.open.Last = at.offset
+	t.open.add(e)
 	if !p.End.IsZero() && !at.appended.Before(p.End) {
 		t.Late.add(Late{at.partition, at.offset, e.OccurredAt.UTC(), at.appended.UTC()})
 	}
@@ -152,10 +136,10 @@ func (t *Tally) count(at place, e *event.UsageEvent, p usage.Period) {
 	}
 }
 
-// interrupt ends a partition's run: an event of the account does not count.
-func (t *Tally) interrupt(partition int32) {
-	if run := t.open[partition]; run != nil {
-		t.Ranges.add(*run)
-		delete(t.open, partition)
+// interrupt ends the run: an event of the account does not count.
+func (t *Tally) interrupt() {
+	if t.open != nil {
+		t.Ranges.add(*t.open)
+		t.open = nil
 	}
 }
