@@ -101,7 +101,7 @@ func (p *partition) keepBounds(tx *stream.Tx, account string, b *usage.AccountBo
 // peek reads a count without changing it.
 func (p *partition) peek(tx *stream.Tx, name string, a *account, pack, period string) (count, bool, error) {
 	if c := a.row(pack, period); c != nil {
-		return *c, true, nil
+		return *c, !c.fresh, nil
 	}
 	var c count
 	row, err := tx.Get(storeCounts, []byte(countKey(name, pack, period)))
@@ -114,7 +114,6 @@ func (p *partition) peek(tx *stream.Tx, name string, a *account, pack, period st
 // ask makes a new count provisional and asks for what happened in its period before the event that began it. Once: the row
 // exists from this transaction on.
 func (p *partition) ask(tx *stream.Tx, c *count, rec *kgo.Record) error {
-	c.Provisional = true
 	value, err := p.s.requests.Encode(tx.Context(), &event.BaselineRequest{
 		RequestID: fmt.Sprintf("%s/%d", c.key, c.ContractVersion), Account: c.Account, Pack: c.Pack, Period: c.Period,
 		PeriodStart: c.PeriodStart, PeriodEnd: c.PeriodEnd, ContractVersion: c.ContractVersion,
@@ -123,6 +122,7 @@ func (p *partition) ask(tx *stream.Tx, c *count, rec *kgo.Record) error {
 	if err != nil {
 		return err
 	}
+	c.Provisional = true
 	tx.Emit(schemas.UsageBaselineRequests, []byte(c.Account), value)
 	return nil
 }

@@ -13,8 +13,10 @@ import (
 // count is a row of the counts store in memory. Its stored form is the UsageCount.
 type count struct {
 	event.UsageCount
-	key     []byte
-	touched bool // changed by the open transaction
+	key        []byte
+	touched    bool // changed by the open transaction
+	fresh      bool // there is no row yet, and no event counts
+	incomplete bool // events of its period came before its first one
 }
 
 // maxProviders bounds the providers of a row. What further ones are owed is added up under otherProviders, which is no

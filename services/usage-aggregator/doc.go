@@ -25,6 +25,7 @@
 //
 // Concurrency: the stream runtime's: partitions in parallel, one goroutine each.
 //
-// Failure: an event or contract that breaks a rule goes to the dead-letter topic with the rule, and counts nothing. The
+// Failure: an event or contract that breaks a rule goes to the dead-letter topic with the rule, and counts nothing. So does an
+// event for which a sum has no room; its id has occurred all the same, so that it counts later under another one only. The
 // rest is the runtime's (see databus/pkg/stream).
 package usageaggregator

@@ -57,6 +57,7 @@ type slot struct {
 	pack        string
 	from, until int64 // until is not in it
 	counts      []*count
+	used        bool // see start
 }
 
 // row returns a count from the account's rows, or nil.
@@ -161,7 +162,8 @@ func (p *partition) account(tx *stream.Tx, name string) (*account, error) {
 	return a, nil
 }
 
-// onEvent counts an event. Whatever can refuse it comes before the first change.
+// onEvent counts an event. Whatever can refuse it comes before the first change, but that its id has occurred: whoever reads
+// the topic again cannot know that a sum was too large for it then. The first event of a partition always fits.
 func (p *partition) onEvent(tx *stream.Tx, rec *kgo.Record) error {
 	acct, err := p.accept(tx, rec)
 	if err != nil {
@@ -187,19 +189,25 @@ func (p *partition) onEvent(tx *stream.Tx, rec *kgo.Record) error {
 	}
 	slot := acct.slot(e.Pack, e.OccurredAt.UnixMicro())
 	if slot == nil {
-		if slot, err = p.slot(tx, acct, rec); err != nil {
+		if slot, err = p.slot(tx, acct); err != nil {
 			return err
 		}
 	}
 	for _, c := range slot.counts {
 		if !c.fits(e) {
-			return stream.Poison("event: a sum of its counts would be beyond what can be added up")
+			return stream.Poison("event: a sum of its counts would be beyond what can be added up; it is not counted, and its id has been used: " +
+				"correct the count, then send it under another id")
+		}
+	}
+	if !slot.used {
+		if err := p.start(tx, acct, slot, rec); err != nil {
+			return err
 		}
 	}
 	version := acct.terms.Version()
 	for _, c := range slot.counts {
 		if !c.touched {
-			c.touched = true
+			c.touched, c.fresh = true, false
 			p.order = append(p.order, c)
 		}
 		c.add(e, version, rec.Timestamp)
@@ -260,8 +268,24 @@ func (s *Service) refused(e *event.UsageEvent, rec *kgo.Record) string {
 	return ""
 }
 
-// slot finds out what an event counts to, and keeps it for the next one.
-func (p *partition) slot(tx *stream.Tx, acct *account, rec *kgo.Record) (*slot, error) {
+// start does what the first event of a slot causes beside its counts.
+func (p *partition) start(tx *stream.Tx, acct *account, s *slot, rec *kgo.Record) error {
+	for _, c := range s.counts {
+		if c.fresh && c.incomplete && p.s.cfg.History.Enabled {
+			if err := p.ask(tx, c, rec); err != nil {
+				return err
+			}
+		}
+	}
+	s.used = true
+	if acct.bounds.Miss(s.pack, p.event.OccurredAt) {
+		return p.keepBounds(tx, acct.name, &acct.bounds)
+	}
+	return nil
+}
+
+// slot finds out what an event counts to, and keeps it for the next one. It changes nothing: the event may yet be refused.
+func (p *partition) slot(tx *stream.Tx, acct *account) (*slot, error) {
 	e := &p.event
 	at := e.OccurredAt.UnixMicro()
 	s := slot{pack: strings.Clone(e.Pack), from: math.MinInt64, until: math.MaxInt64}
@@ -279,23 +303,17 @@ func (p *partition) slot(tx *stream.Tx, acct *account, rec *kgo.Record) (*slot, 
 		}
 		set := acct.bounds.Of(pack, period.Kind)
 		period.ID = usage.WithBounds(period.ID, set.Number)
-		c, found, err := p.count(tx, acct, pack, period)
-		if err == nil && !found && p.s.cfg.History.Enabled && !set.Complete(period) {
-			err = p.ask(tx, c, rec)
-		}
-		if err != nil {
-			failed = err
+		var c *count
+		if c, failed = p.count(tx, acct, pack, period); failed != nil {
 			return
 		}
+		c.incomplete = !set.Complete(period)
 		cut(period.Start.UnixMicro())
 		if !period.End.IsZero() {
 			cut(period.End.UnixMicro())
 		}
 		s.counts = append(s.counts, c)
 	})
-	if failed == nil && acct.bounds.Miss(s.pack, e.OccurredAt) {
-		failed = p.keepBounds(tx, acct.name, &acct.bounds)
-	}
 	if failed != nil {
 		return nil, failed
 	}
@@ -313,19 +331,19 @@ func (p *partition) slot(tx *stream.Tx, acct *account, rec *kgo.Record) (*slot, 
 	return &acct.slots[len(acct.slots)-1], nil
 }
 
-// count returns the row of a period, and whether there was one. The caller changes it.
-func (p *partition) count(tx *stream.Tx, acct *account, pack string, period usage.Period) (c *count, found bool, err error) {
+// count returns the row of a period, a fresh one where there is none. The caller changes it.
+func (p *partition) count(tx *stream.Tx, acct *account, pack string, period usage.Period) (*count, error) {
 	if c := acct.row(pack, period.ID); c != nil {
-		return c, true, nil
+		return c, nil
 	}
-	c = newCount(acct.name, pack, period)
+	c := newCount(acct.name, pack, period)
 	row, err := tx.Get(storeCounts, c.key)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
-	if row != nil {
+	if c.fresh = row == nil; !c.fresh {
 		if err := p.read(tx, row, c); err != nil {
-			return nil, false, err
+			return nil, err
 		}
 	}
 	c.of(period, acct.terms.Version())
@@ -337,7 +355,7 @@ func (p *partition) count(tx *stream.Tx, acct *account, pack string, period usag
 	}
 	acct.rows = append(acct.rows, c)
 	p.rows++
-	return c, row != nil, nil
+	return c, nil
 }
 
 // finish writes every count that the transaction has changed, once, which produces it.

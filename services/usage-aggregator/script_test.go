@@ -26,6 +26,7 @@ import (
 //	PACK PERIOD LIMIT
 //	no-contract ACCOUNT                            a tombstone
 //	event                                          lines ID ACCOUNT/PACK TIME [QUANTITY] [404] [provider=P] [amount=N], sent together
+//	flood N ACCOUNT/PACK TIME AMOUNT               that many events of the amount; what comes out is not shown
 //	bad TOPIC KEY VALUE                            a record of raw bytes
 //	restart [empty]                                without local state
 //
@@ -140,6 +141,17 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 			recs = append(recs, s.record(e, s.at))
 		}
 		s.send(recs...)
+	case "flood":
+		account, pack, _ := strings.Cut(word(1), "/")
+		var recs []*kgo.Record
+		for i := range int(number(word(0))) {
+			recs = append(recs, s.record(event.UsageEvent{EventID: fmt.Sprint("flood-", i), Account: account, Pack: pack, OccurredAt: when(word(2)), Quantity: 1, Status: 200,
+				AmountMicros: number(word(3))}, s.at))
+		}
+		s.send(recs...)
+		s.caughtUp()
+		s.news()
+		return ""
 	case "restart":
 		check(s.stop())
 		if d.HasArg("empty") {

@@ -41,11 +41,12 @@ type seen struct {
 	since   [parts]uint32 // number of the tail row with the oldest id that is collected
 	full    []int         // parts that have collected enough
 
-	tail    []byte // the newest tail row
-	grown   bool   // since it was written
-	tails   uint32 // number of the newest tail row
-	first   uint32 // number of the oldest one
-	newest  int64  // append time of the newest event, ms
+	tail    []byte   // the newest tail row
+	grown   bool     // since it was written
+	long    [][]byte // the tail rows before it that are to be written
+	tails   uint32   // number of the newest tail row
+	first   uint32   // number of the oldest one
+	newest  int64    // append time of the newest event, ms
 	expired []int64
 	key     []byte // reused
 }
@@ -76,7 +77,7 @@ func (s *seen) open(rows rows) error {
 	for i := range s.recent {
 		s.recent[i] = map[id]int64{}
 	}
-	s.buckets, s.full, s.tail, s.grown, s.tails, s.first, s.expired = nil, nil, nil, false, 0, 0, nil
+	s.buckets, s.full, s.tail, s.long, s.grown, s.tails, s.first, s.expired = nil, nil, nil, nil, false, 0, 0, nil
 	// From bucket to bucket, over their pages.
 	for next, more := int64(0), true; more; {
 		more = false
@@ -127,6 +128,7 @@ func (s *seen) collect(i id, at int64) {
 }
 
 // check says whether the id occurred within the window before at, milliseconds since 1970, and remembers that it occurred then.
+// It writes no row, so that nothing of it is undone where the event is refused afterwards.
 func (s *seen) check(rows rows, account, eventID string, at int64) (repeated bool, err error) {
 	if s.window == 0 {
 		return false, nil
@@ -151,14 +153,19 @@ func (s *seen) check(rows rows, account, eventID string, at int64) (repeated boo
 		s.collect(i, at)
 		s.tail = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(s.tail, i.hi), i.lo), uint64(at))
 		if s.grown = true; len(s.tail) >= tailBytes {
-			s.keepTail(rows)
+			s.long, s.tail, s.grown = append(s.long, s.tail), make([]byte, 0, tailBytes+tailEntry), false
+			s.tails++
 		}
 	}
 	return ok && at-last < s.window, nil
 }
 
-// keepTail writes the newest tail row, and begins another where it is long enough.
-func (s *seen) keepTail(rows rows) {
+// keepTails writes tail rows, and begins another where the newest one is long enough.
+func (s *seen) keepTails(rows rows) {
+	for i, row := range s.long {
+		rows.Put(storeSeen, tailKey(s.tails-uint32(len(s.long)-i)), row)
+	}
+	s.long = nil
 	if !s.grown {
 		return
 	}
@@ -177,7 +184,7 @@ func (s *seen) finish(rows rows) error {
 		rows.Put(storeSeen, []byte("s"), s.secret)
 		s.secret = nil
 	}
-	s.keepTail(rows)
+	s.keepTails(rows)
 	for _, n := range s.full {
 		if err := s.move(rows, n); err != nil {
 			return err

@@ -99,6 +99,42 @@ func TestSeenAgainstAMap(t *testing.T) {
 	}
 }
 
+// reading are rows while an event may yet be refused.
+type reading struct {
+	memory
+	t *testing.T
+}
+
+func (r reading) Put(_ string, key, _ []byte) { r.t.Fatalf("row %q was written", key) }
+func (r reading) Delete(_ string, key []byte) { r.t.Fatalf("row %q was deleted", key) }
+
+// However many ids a transaction has, rows are written at its end.
+func TestManyIDsOfATransaction(t *testing.T) {
+	disk := memory{}
+	s := newSeen(3_600_000)
+	s.gather = 1 << 20 // all of them stay in tails
+	const ids = 3*tailBytes/tailEntry + 7
+	for i := range ids {
+		if repeated, err := s.check(reading{disk, t}, "acme", fmt.Sprint(i), int64(i)); err != nil || repeated {
+			t.Fatal(i, repeated, err)
+		}
+	}
+	if err := s.finish(disk); err != nil {
+		t.Fatal(err)
+	}
+	again := newSeen(3_600_000)
+	for i := range ids {
+		if repeated, err := again.check(disk, "acme", fmt.Sprint(i), ids); err != nil || !repeated {
+			t.Fatal(i, repeated, err)
+		}
+	}
+	for key, row := range disk {
+		if len(row) > tailBytes+tailEntry {
+			t.Errorf("row %q has %d bytes", key, len(row))
+		}
+	}
+}
+
 func bytesToBucket(key string) uint32 {
 	return uint32(key[1])<<24 | uint32(key[2])<<16 | uint32(key[3])<<8 | uint32(key[4])
 }
