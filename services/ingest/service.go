@@ -183,11 +183,11 @@ func (s *Service) keepLoop(ctx context.Context, group string, cfg LoopConfig, l 
 		switch {
 		case err == nil:
 			return nil
-		case ctx.Err() != nil && errors.Is(err, stream.ErrOutcomeUnknown) && !replaced:
-			s.env.Log.Warn("stopped in the middle of a transaction, the next start finds out its outcome", "group", group, "error", err)
-			return nil
-		case ctx.Err() != nil, replaced:
+		case replaced:
 			return err
+		case ctx.Err() != nil:
+			s.env.Log.Warn("loop stopped with an error, its next start goes on from what is committed", "group", group, "error", err)
+			return nil
 		}
 		check.Set(false, err.Error())
 		s.env.Log.Warn("loop stopped, it starts again from what is committed", "group", group, "after", loopRetry, "error", err)
