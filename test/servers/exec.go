@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"strings"
 	"syscall"
+
+	"databus/test/process"
 )
 
 // Exec runs a command with the set's addresses in its environment and its output passed on, and returns its exit code.
@@ -17,22 +19,22 @@ func Exec(ctx context.Context, set *Set, command []string) (code int, err error)
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.Env = append(os.Environ(), set.Env()...)
-	c, err := spawn(cmd)
+	c, err := process.Start(cmd)
 	if err != nil {
 		return 127, fmt.Errorf("running %s: %w", strings.Join(command, " "), err)
 	}
 	select {
-	case <-c.done:
+	case <-c.Done():
 	case <-ctx.Done():
-		c.signal(syscall.SIGTERM)
-		if !c.wait(stopGrace) {
-			c.signal(syscall.SIGKILL)
-			c.wait(killWait)
+		c.Signal(syscall.SIGTERM)
+		var left error
+		if !c.Ends(stopGrace) {
+			left = c.Kill()
 		}
-		err = fmt.Errorf("running %s: interrupted", strings.Join(command, " "))
+		err = errors.Join(fmt.Errorf("running %s: interrupted", strings.Join(command, " ")), left)
 	}
 	// What the command started and left behind, such as the test binaries of a killed `go test`.
-	_ = syscall.Kill(-c.pid, syscall.SIGKILL)
+	_ = syscall.Kill(-c.PID, syscall.SIGKILL)
 	if err != nil {
 		return 130, err
 	}
@@ -41,11 +43,11 @@ func Exec(ctx context.Context, set *Set, command []string) (code int, err error)
 	}
 	var exit *exec.ExitError
 	switch {
-	case c.err == nil:
+	case c.Err() == nil:
 		return 0, err
-	case errors.As(c.err, &exit) && exit.ExitCode() >= 0:
+	case errors.As(c.Err(), &exit) && exit.ExitCode() >= 0:
 		return exit.ExitCode(), err
 	default: // by a signal
-		return 128, errors.Join(fmt.Errorf("running %s: %w", strings.Join(command, " "), c.err), err)
+		return 128, errors.Join(fmt.Errorf("running %s: %w", strings.Join(command, " "), c.Err()), err)
 	}
 }

@@ -7,18 +7,17 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
+	"databus/test/process"
 	"databus/test/servers/fetch"
 )
 
 const (
 	stopGrace   = 60 * time.Second       // from SIGTERM to SIGKILL
-	killWait    = 10 * time.Second       // from SIGKILL until the kernel has reaped the process
 	readyPoll   = 100 * time.Millisecond // between two readiness requests
 	readyTry    = 5 * time.Second        // limit of one readiness request
 	readyWithin = 6 * time.Minute        // limit of a start; on 2 cores with 15 times too much to do, Kafka took 75 s instead of 7
@@ -50,72 +49,16 @@ type Process struct {
 	ready   func(context.Context) error
 	cleanup []func()
 
-	mu    sync.Mutex
-	child *child
-}
-
-// child is one run of a Process.
-type child struct {
-	pid  int
-	done chan struct{} // closed after the kernel reaped it
-	err  error         // set before done is closed
-}
-
-func (c *child) running() bool {
-	if c == nil {
-		return false
-	}
-	select {
-	case <-c.done:
-		return false
-	default:
-		return true
-	}
-}
-
-// spawn starts cmd so that it dies with this process. The kernel ties Pdeathsig to the parent *thread*, so the thread
-// that forks is kept until the child ends; without that, the Go runtime could end the thread and so kill the server.
-func spawn(cmd *exec.Cmd) (*child, error) {
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	c := &child{done: make(chan struct{})}
-	started := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		if err := cmd.Start(); err != nil {
-			started <- err
-			return
-		}
-		c.pid = cmd.Process.Pid
-		started <- nil
-		c.err = cmd.Wait()
-		close(c.done)
-	}()
-	return c, <-started
-}
-
-// signal reaches the child and everything it started.
-func (c *child) signal(sig syscall.Signal) {
-	if c.running() {
-		_ = syscall.Kill(-c.pid, sig)
-	}
-}
-
-func (c *child) wait(d time.Duration) bool {
-	select {
-	case <-c.done:
-		return true
-	case <-time.After(d):
-		return false
-	}
+	mu  sync.Mutex
+	run *process.Process // the latest; nil before the first
 }
 
 // launch starts the process without waiting for it to answer.
 func (p *Process) launch() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.child.running() {
-		return fmt.Errorf("starting %s: it runs already, pid %d", p.Name, p.child.pid)
+	if p.run.Running() {
+		return fmt.Errorf("starting %s: it runs already, pid %d", p.Name, p.run.PID)
 	}
 	log, err := os.OpenFile(p.Log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -124,11 +67,11 @@ func (p *Process) launch() error {
 	defer func() { _ = log.Close() }()
 	cmd := exec.Command(p.path, p.args...)
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = p.Dir, p.env, log, log
-	c, err := spawn(cmd)
+	run, err := process.Start(cmd)
 	if err != nil {
 		return fmt.Errorf("starting %s: %w", p.Name, err)
 	}
-	p.child = c
+	p.run = run
 	return nil
 }
 
@@ -137,18 +80,18 @@ func (p *Process) await(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
 	p.mu.Lock()
-	c := p.child
+	run := p.run
 	p.mu.Unlock()
 	for {
 		try, end := context.WithTimeout(ctx, readyTry)
 		err := p.ready(try)
 		end()
-		if err == nil && c.running() {
+		if err == nil && run.Running() {
 			return nil
 		}
 		select {
-		case <-c.done:
-			return p.failure("starting", fmt.Errorf("it ended with %s before it answered", exitText(c.err)))
+		case <-run.Done():
+			return p.failure("starting", fmt.Errorf("it ended with %s before it answered", exitText(run.Err())))
 		case <-ctx.Done():
 			return p.failure("starting", fmt.Errorf("no answer at %s in time (%w); last try: %v", p.Addr, ctx.Err(), err))
 		case <-time.After(readyPoll):
@@ -189,24 +132,24 @@ func (p *Process) start(ctx context.Context) error {
 func (p *Process) PID() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.child == nil {
+	if p.run == nil {
 		return 0
 	}
-	return p.child.pid
+	return p.run.PID
 }
 
 // Running says whether the process is alive.
 func (p *Process) Running() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.child.running()
+	return p.run.Running()
 }
 
 // Signal sends sig, for example SIGSTOP and SIGCONT to play a server that hangs.
 func (p *Process) Signal(sig syscall.Signal) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.child.signal(sig)
+	p.run.Signal(sig)
 }
 
 // Kill9 kills the process as a crash would and returns when it is gone. Its data stays.
@@ -217,12 +160,8 @@ func (p *Process) Kill9() error {
 }
 
 func (p *Process) kill9() error {
-	if !p.child.running() {
-		return nil
-	}
-	p.child.signal(syscall.SIGKILL)
-	if !p.child.wait(killWait) {
-		return fmt.Errorf("killing %s: pid %d is still there after %v", p.Name, p.child.pid, killWait)
+	if err := p.run.Kill(); err != nil {
+		return fmt.Errorf("killing %s: %w", p.Name, err)
 	}
 	return nil
 }
@@ -232,11 +171,11 @@ func (p *Process) kill9() error {
 func (p *Process) Stop() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.child.running() {
+	if !p.run.Running() {
 		return nil
 	}
-	p.child.signal(syscall.SIGTERM)
-	if p.child.wait(stopGrace) {
+	p.run.Signal(syscall.SIGTERM)
+	if p.run.Ends(stopGrace) {
 		return nil
 	}
 	return errors.Join(fmt.Errorf("stopping %s: it did not end within %v and was killed; its log: %s", p.Name, stopGrace, p.Log), p.kill9())

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"databus/test/process"
 	"databus/test/servers/fetch"
 )
 
@@ -27,9 +28,9 @@ func TestMain(m *testing.M) {
 }
 
 func beParent(file string) {
-	c, err := spawn(exec.Command("sleep", "600"))
+	c, err := process.Start(exec.Command("sleep", "600"))
 	if err == nil {
-		err = os.WriteFile(file+".tmp", []byte(strconv.Itoa(c.pid)), 0o644)
+		err = os.WriteFile(file+".tmp", []byte(strconv.Itoa(c.PID)), 0o644)
 	}
 	if err == nil {
 		err = os.Rename(file+".tmp", file)
