@@ -151,8 +151,8 @@ func noPlaintext(t *testing.T, d *dev, n, shredded int, places map[string]string
 	databus := func(args ...string) string {
 		t.Helper()
 		p := run(t, 3*time.Minute, program(t, "cmd/databus"), append([]string{"--dir", d.dir}, args...)...)
-		if p.code != 0 {
-			t.Fatalf("databus %v: exit code %d\n%s%s", args[0:2], p.code, &p.out, &p.err)
+		if p.ExitCode() != 0 {
+			t.Fatalf("databus %v: exit code %d\n%s%s", args[0:2], p.ExitCode(), &p.out, &p.err)
 		}
 		return p.out.String()
 	}

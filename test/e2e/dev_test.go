@@ -3,7 +3,6 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,11 +10,12 @@ import (
 	"time"
 
 	"databus/services/ingest/client"
+	"databus/test/process"
 )
 
 // A dev is a running `databus dev`.
 type dev struct {
-	*process
+	*command
 	dir      string
 	brokers  []string
 	registry string
@@ -26,7 +26,7 @@ type dev struct {
 func startDev(t testing.TB, dir, api string, args ...string) *dev {
 	t.Helper()
 	args = append([]string{"--dir", dir, "dev", "--api", api, "--broker-port", "0", "--registry-port", "0"}, args...)
-	return &dev{process: start(t, nil, program(t, "cmd/databus"), args...), dir: dir, api: &client.Client{URL: "http://" + api}}
+	return &dev{command: start(t, nil, program(t, "cmd/databus"), args...), dir: dir, api: &client.Client{URL: "http://" + api}}
 }
 
 // ready waits until every service is ready and reads where they are. It returns false when the process has ended.
@@ -35,7 +35,7 @@ func (d *dev) ready(t testing.TB, limit time.Duration) bool {
 	deadline := time.After(limit)
 	for !strings.Contains(d.out.String(), "databus is ready") {
 		select {
-		case <-d.done:
+		case <-d.Done():
 			return false
 		case <-deadline:
 			t.Fatalf("databus dev is not ready within %v\n%s%s%s", limit, &d.out, &d.err, tail(d.log(), 15))
@@ -61,7 +61,7 @@ func (d *dev) ready(t testing.TB, limit time.Duration) bool {
 func (d *dev) mustReady(t testing.TB) {
 	t.Helper()
 	if !d.ready(t, 2*time.Minute) {
-		t.Fatalf("databus dev ended with exit code %d\n%s%s%s", d.code, &d.out, &d.err, tail(d.log(), 15))
+		t.Fatalf("databus dev ended with exit code %d\n%s%s%s", d.ExitCode(), &d.out, &d.err, tail(d.log(), 15))
 	}
 }
 
@@ -70,12 +70,11 @@ func (d *dev) log() string { return filepath.Join(d.dir, "databus.log") }
 // freeAddress is an address of this machine on which nobody listens.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := process.FreeAddress()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
+	return address
 }
 
 // tail is the end of a file, for a failed test's message.

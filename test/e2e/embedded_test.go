@@ -27,8 +27,8 @@ func TestEmbedded(t *testing.T) {
 func TestDemoTellsItsStory(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "d")
 	p := run(t, 3*time.Minute, program(t, "cmd/databus"), "--dir", dir, "demo", "--records", "400")
-	if p.code != 0 {
-		t.Fatalf("exit code %d\n%s%s", p.code, &p.out, &p.err)
+	if p.ExitCode() != 0 {
+		t.Fatalf("exit code %d\n%s%s", p.ExitCode(), &p.out, &p.err)
 	}
 	for _, want := range []string{"customer records loaded", "persons found", "by PersonID", "passed 80 % and 100 %", "answered 429", "archive files written",
 		"live = rebuilt: ", ", 0 differences", "under graph g2", "--dir " + dir + " dev"} {

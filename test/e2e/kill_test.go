@@ -56,7 +56,7 @@ func loadAndKill(t *testing.T, dir, keys string, writes []write, kills int) map[
 			time.Sleep(time.Duration(random.IntN(1500)) * time.Millisecond)
 		} else {
 			if !d.ready(t, 2*time.Minute) {
-				t.Fatalf("databus dev ended by itself, after %d kills: exit code %d\n%s%s%s", i, d.code, &d.out, &d.err, tail(d.log(), 15))
+				t.Fatalf("databus dev ended by itself, after %d kills: exit code %d\n%s%s%s", i, d.ExitCode(), &d.out, &d.err, tail(d.log(), 15))
 			}
 			// This life's share is handed out until its end, so that writes are under way then.
 			const steps = 20
@@ -67,7 +67,7 @@ func loadAndKill(t *testing.T, dir, keys string, writes []write, kills int) map[
 				time.Sleep(life / steps)
 			}
 		}
-		d.kill()
+		d.kill(t)
 	}
 	before := l.sent.Load()
 	if kills > 0 && (before == 0 || before >= int64(len(writes))) {
@@ -94,7 +94,7 @@ func loadAndKill(t *testing.T, dir, keys string, writes []write, kills int) map[
 			}
 		}
 	}
-	d.signal(syscall.SIGINT)
+	d.Signal(syscall.SIGINT)
 	if code := d.wait(t, 30*time.Second); code != 0 {
 		t.Errorf("databus dev ended with exit code %d\n%s%s", code, &d.err, tail(d.log(), 15))
 	}

@@ -4,22 +4,19 @@ import (
 	"bytes"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
+
+	"databus/test/process"
 )
 
-// A process is a running program. It is dead when the test is over, and when the test's process is dead.
-type process struct {
+// A command is a running program. It is dead when the test is over, and when the test's process is dead.
+type command struct {
+	*process.Process
 	name     string
-	pid      int
 	out, err output
-	done     chan struct{} // closed when it has ended
-	code     int           // then: its exit code, -1 after a signal
-	cpu      time.Duration // then: what it used of all cores
 }
 
 // output collects what a process prints, for a test that reads meanwhile.
@@ -41,9 +38,9 @@ func (o *output) String() string {
 }
 
 // start runs a program with additional environment variables, in a process group of its own.
-func start(t testing.TB, env []string, program string, args ...string) *process {
+func start(t testing.TB, env []string, program string, args ...string) *command {
 	t.Helper()
-	p := &process{name: program + " " + strings.Join(args, " "), done: make(chan struct{})}
+	p := &command{name: program + " " + strings.Join(args, " ")}
 	cmd := exec.Command(program, args...)
 	cmd.Dir = t.TempDir() // nothing is written beside the tests
 	cmd.Stdout, cmd.Stderr = &p.out, &p.err
@@ -53,60 +50,34 @@ func start(t testing.TB, env []string, program string, args ...string) *process 
 		}
 	}
 	cmd.Env = append(cmd.Env, env...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	started := make(chan error, 1)
-	go func() {
-		// The kernel ties the child's life to the thread that made it, so the thread is kept.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		if err := cmd.Start(); err != nil {
-			started <- err
-			return
-		}
-		p.pid = cmd.Process.Pid
-		started <- nil
-		_ = cmd.Wait() // the exit code says it
-		p.code = cmd.ProcessState.ExitCode()
-		p.cpu = cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
-		close(p.done)
-	}()
-	if err := <-started; err != nil {
+	var err error
+	if p.Process, err = process.Start(cmd); err != nil {
 		t.Fatalf("starting %s: %v", p.name, err)
 	}
-	t.Cleanup(p.kill)
+	t.Cleanup(func() { p.kill(t) })
 	return p
 }
 
-// signal reaches the process and what it started.
-func (p *process) signal(s syscall.Signal) {
-	select {
-	case <-p.done:
-	default:
-		_ = syscall.Kill(-p.pid, s)
-	}
-}
-
 // kill is kill -9; it returns when the process is gone.
-func (p *process) kill() {
-	p.signal(syscall.SIGKILL)
-	<-p.done
+func (p *command) kill(t testing.TB) {
+	t.Helper()
+	if err := p.Kill(); err != nil {
+		t.Fatalf("killing %s: %v", p.name, err)
+	}
 }
 
 // wait returns the exit code; a process that runs for longer than the limit fails the test.
-func (p *process) wait(t testing.TB, limit time.Duration) int {
+func (p *command) wait(t testing.TB, limit time.Duration) int {
 	t.Helper()
-	select {
-	case <-p.done:
-		return p.code
-	case <-time.After(limit):
-		p.kill()
+	if !p.Ends(limit) {
+		p.kill(t)
 		t.Fatalf("%s did not end within %v\n%s\n%s", p.name, limit, &p.out, &p.err)
-		return -1
 	}
+	return p.ExitCode()
 }
 
 // run runs a program to its end.
-func run(t testing.TB, limit time.Duration, program string, args ...string) *process {
+func run(t testing.TB, limit time.Duration, program string, args ...string) *command {
 	t.Helper()
 	p := start(t, nil, program, args...)
 	p.wait(t, limit)

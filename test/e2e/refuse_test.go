@@ -18,7 +18,7 @@ import (
 )
 
 // startLimiter runs a service as a process of its own, as in production.
-func startLimiter(t *testing.T, brokers []string, registry string) (p *process, operators string) {
+func startLimiter(t *testing.T, brokers []string, registry string) (p *command, operators string) {
 	t.Helper()
 	operators = freeAddress(t)
 	return start(t, []string{"DATABUS_KAFKA__BROKERS=" + strings.Join(brokers, ","), "DATABUS_REGISTRY__URL=" + registry, "DATABUS_HTTP__LISTEN=" + operators,
@@ -53,7 +53,7 @@ func TestWrongPartitionCountIsRefused(t *testing.T) {
 	if _, err := topics.Apply(t.Context(), c.Client, others, topics.Options{}); err != nil {
 		t.Fatal(err)
 	}
-	says := func(p *process) {
+	says := func(p *command) {
 		t.Helper()
 		if code := p.wait(t, time.Minute); code != 1 {
 			t.Errorf("%s ended with exit code %d", filepath.Base(p.name), code)
@@ -72,7 +72,7 @@ func TestWrongPartitionCountIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	closed = true
-	says(startDev(t, dir, freeAddress(t)).process)
+	says(startDev(t, dir, freeAddress(t)).command)
 }
 
 // A service that starts before its registry waits for it and says so; it is alive, and becomes ready by itself.
@@ -112,8 +112,8 @@ func TestServiceWaitsForTheRegistry(t *testing.T) {
 	}
 	eventually(t, time.Minute, "the limiter is ready", func() string {
 		select {
-		case <-limiter.done:
-			t.Fatalf("the limiter ended with exit code %d\n%s", limiter.code, &limiter.err)
+		case <-limiter.Done():
+			t.Fatalf("the limiter ended with exit code %d\n%s", limiter.ExitCode(), &limiter.err)
 		default:
 		}
 		if ready, why := readyz(operators); !ready {
@@ -125,7 +125,7 @@ func TestServiceWaitsForTheRegistry(t *testing.T) {
 	if err := registry.Close(); err != nil {
 		t.Fatal(err)
 	}
-	limiter.signal(syscall.SIGTERM)
+	limiter.Signal(syscall.SIGTERM)
 	if code := limiter.wait(t, 30*time.Second); code != 0 {
 		t.Errorf("the limiter ended with exit code %d\n%s", code, &limiter.err)
 	}
@@ -148,8 +148,8 @@ func TestWrongInputIsRefused(t *testing.T) {
 		{[]string{"--brokers", freeAddress(t), "produce", "usage.events", `{"event_id":"e1","account":"a","pack":"p","occurred_at":0}`}, "no Kafka broker answers"},
 	} {
 		p := run(t, 30*time.Second, program(t, "cmd/databus"), append([]string{"--dir", d.dir}, c.args...)...)
-		if p.code != 1 || !strings.Contains(p.err.String(), c.says) {
-			t.Errorf("databus %v: exit code %d, want 1 and %q:\n%s", c.args, p.code, c.says, &p.err)
+		if p.ExitCode() != 1 || !strings.Contains(p.err.String(), c.says) {
+			t.Errorf("databus %v: exit code %d, want 1 and %q:\n%s", c.args, p.ExitCode(), c.says, &p.err)
 		}
 	}
 	c := connect(t, d.brokers, d.registry)
@@ -159,8 +159,8 @@ func TestWrongInputIsRefused(t *testing.T) {
 	// And what is right is counted, so the above was not refused for another reason.
 	p := run(t, 30*time.Second, program(t, "cmd/databus"), "--dir", d.dir, "produce", "usage.events",
 		fmt.Sprintf(`{"event_id":"e1","account":"a","pack":"p","occurred_at":%d}`, time.Now().UnixMicro()))
-	if p.code != 0 {
-		t.Fatalf("exit code %d\n%s", p.code, &p.err)
+	if p.ExitCode() != 0 {
+		t.Fatalf("exit code %d\n%s", p.ExitCode(), &p.err)
 	}
 	eventually(t, 30*time.Second, "counting", func() string { return counted(t, c, "a", "p", 1) })
 	if all := values[event.UsageEvent](t, c, schemas.UsageEvents); len(all) != 1 || all[0].Quantity != 1 || all[0].Status != 200 {
