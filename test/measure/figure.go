@@ -1,3 +1,7 @@
+// Package measure prints the figures of proofs and benchmarks, each beside its goal.
+//
+// Promise: every figure is one line "figure: NAME VALUE UNIT (goal GOAL)", with MISSED behind it where the goal was. Pure
+// functions, safe for any number of goroutines.
 package measure
 
 import (

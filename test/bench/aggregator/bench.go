@@ -16,7 +16,8 @@ import (
 	"databus/pkg/topics"
 	"databus/schemas"
 	"databus/schemas/codec"
-	"databus/test/bench/measure"
+	"databus/test/measure"
+	"databus/test/process"
 	"databus/test/servers"
 )
 
@@ -140,11 +141,11 @@ type result struct {
 }
 
 // throughput lets a fresh contender count everything. It still runs when this returns.
-func (b *bench) throughput(ctx context.Context, c contender, dedup bool) (r result, p *measure.Process, err error) {
+func (b *bench) throughput(ctx context.Context, c contender, dedup bool) (r result, p *process.Program, err error) {
 	if err := c.fresh(ctx); err != nil {
 		return r, nil, err
 	}
-	brokerBefore, err := measure.Read(b.broker.PID())
+	brokerBefore, err := process.UsageOf(b.broker.PID())
 	if err != nil {
 		return r, nil, err
 	}
@@ -156,7 +157,7 @@ func (b *bench) throughput(ctx context.Context, c contender, dedup bool) (r resu
 	if err != nil {
 		return r, p, err
 	}
-	var early measure.Usage
+	var early process.Usage
 	var earlyAt int64
 	at := int64(0)
 	for at < total {
@@ -179,7 +180,7 @@ func (b *bench) throughput(ctx context.Context, c contender, dedup bool) (r resu
 	if err != nil {
 		return r, p, err
 	}
-	brokerAfter, err := measure.Read(b.broker.PID())
+	brokerAfter, err := process.UsageOf(b.broker.PID())
 	if err != nil {
 		return r, p, err
 	}
@@ -193,7 +194,7 @@ func (b *bench) throughput(ctx context.Context, c contender, dedup bool) (r resu
 }
 
 // progress is the number of events that a contender has committed.
-func (b *bench) progress(ctx context.Context, c contender, p *measure.Process) (int64, error) {
+func (b *bench) progress(ctx context.Context, c contender, p *process.Program) (int64, error) {
 	if err := p.Alive(); err != nil {
 		return 0, err
 	}
@@ -210,7 +211,7 @@ func (b *bench) total(ctx context.Context) (int64, error) {
 }
 
 // caughtUp waits until a contender has committed everything.
-func (b *bench) caughtUp(ctx context.Context, c contender, p *measure.Process) error {
+func (b *bench) caughtUp(ctx context.Context, c contender, p *process.Program) error {
 	total, err := b.total(ctx)
 	if err != nil {
 		return err

@@ -3,6 +3,7 @@ package aggregator
 import (
 	"context"
 	"fmt"
+	"os/exec"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -15,7 +16,7 @@ import (
 	"databus/schemas"
 	"databus/schemas/codec"
 	"databus/schemas/event"
-	"databus/test/bench/measure"
+	"databus/test/servers/fetch"
 )
 
 // Consume reads all of usage.events and decodes every event into a struct, partitions in parallel as the service does it,
@@ -70,6 +71,10 @@ func (b *bench) ceiling(ctx context.Context) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	_, cpu, err := measure.Wait("the ceiling", b.tool, nil, "--consume", "--brokers", b.addr, "--registry", b.registry)
-	return float64(total) / max(0.01, cpu.Seconds()), err
+	cmd := exec.CommandContext(ctx, b.tool, "--consume", "--brokers", b.addr, "--registry", b.registry)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return 0, fmt.Errorf("running the ceiling: %w\n%s", err, fetch.Tail(out, 25))
+	}
+	cpu := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+	return float64(total) / max(0.01, cpu.Seconds()), nil
 }

@@ -6,7 +6,8 @@ import (
 	"fmt"
 	"time"
 
-	"databus/test/bench/measure"
+	"databus/test/measure"
+	"databus/test/process"
 	"databus/test/servers/fetch"
 )
 
@@ -100,15 +101,15 @@ func (b *bench) variant(ctx context.Context, contenders []contender, dedup bool)
 }
 
 // ended makes sure that nothing runs on behind an error.
-func ended(p *measure.Process, err error) error {
-	if p != nil && p.Alive() == nil {
-		p.Kill()
+func ended(p *process.Program, err error) error {
+	if p != nil && p.Running() {
+		err = errors.Join(err, p.Kill())
 	}
 	return err
 }
 
 // rest measures restarts and latency, beginning with the process of the last throughput run.
-func (b *bench) rest(ctx context.Context, s *side, dedup bool, p *measure.Process) error {
+func (b *bench) rest(ctx context.Context, s *side, dedup bool, p *process.Program) error {
 	var err error
 	if s.restarts, p, err = b.restart(ctx, s.c, dedup, p); err != nil {
 		return ended(p, err)

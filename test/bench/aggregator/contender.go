@@ -5,14 +5,15 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
 	"databus/schemas"
-	"databus/test/bench/measure"
 	"databus/test/bench/streams"
+	"databus/test/process"
 	"databus/test/servers/fetch"
 )
 
@@ -24,7 +25,16 @@ type contender interface {
 	// fresh gives it new outputs, an empty state and no committed offsets. It must not run.
 	fresh(ctx context.Context) error
 	wipe() error // deletes the local state; it must not run
-	start(commit time.Duration, dedup bool) (*measure.Process, error)
+	start(commit time.Duration, dedup bool) (*process.Program, error)
+}
+
+// program starts a contender's program.
+func (b *bench) program(name, log string, cmd *exec.Cmd) (*process.Program, error) {
+	p := &process.Program{Name: name, Log: filepath.Join(b.o.Dir, log)}
+	if err := p.Start(cmd); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 const dedupWindow = 24 * time.Hour
@@ -60,7 +70,7 @@ func (o *ours) fresh(ctx context.Context) error {
 	return o.b.recreate(ctx, o.group(), topics)
 }
 
-func (o *ours) start(commit time.Duration, dedup bool) (*measure.Process, error) {
+func (o *ours) start(commit time.Duration, dedup bool) (*process.Program, error) {
 	if err := os.MkdirAll(o.state(), 0o755); err != nil {
 		return nil, fmt.Errorf("making the state directory: %w", err)
 	}
@@ -76,7 +86,7 @@ func (o *ours) start(commit time.Duration, dedup bool) (*measure.Process, error)
 	}, o.extra...) {
 		args = append(args, "--set", s)
 	}
-	return measure.Start(o.name(), filepath.Join(o.b.o.Dir, "databus.log"), nil, o.binary, args...)
+	return o.b.program(o.name(), "databus.log", exec.Command(o.binary, args...))
 }
 
 // peer is the same work on Kafka Streams.
@@ -158,12 +168,12 @@ func (p *peer) fresh(ctx context.Context) error {
 	return p.b.recreate(ctx, p.group(), []schemas.Topic{t})
 }
 
-func (p *peer) start(commit time.Duration, dedup bool) (*measure.Process, error) {
+func (p *peer) start(commit time.Duration, dedup bool) (*process.Program, error) {
 	window := time.Duration(0)
 	if dedup {
 		window = dedupWindow
 	}
 	args := append(p.flags[:len(p.flags):len(p.flags)], "databus.bench.UsageAggregator", p.b.addr, p.b.registry, p.group(), "bench", p.state(),
 		schemas.UsageEvents, p.output(), strconv.FormatInt(commit.Milliseconds(), 10), strconv.FormatInt(window.Milliseconds(), 10))
-	return measure.Start(p.name(), filepath.Join(p.b.o.Dir, "streams.log"), nil, p.java, args...)
+	return p.b.program(p.name(), "streams.log", exec.Command(p.java, args...))
 }

@@ -13,12 +13,12 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"databus/pkg/service"
-	"databus/test/bench/measure"
+	"databus/test/process"
 )
 
 // restarted starts a contender that does not run and returns how long its first new committed output took, seen by a
 // consumer under read committed.
-func (b *bench) restarted(ctx context.Context, c contender, dedup bool) (time.Duration, *measure.Process, error) {
+func (b *bench) restarted(ctx context.Context, c contender, dedup bool) (time.Duration, *process.Program, error) {
 	ends, err := b.ends(ctx, c.output())
 	if err != nil {
 		return 0, nil, err
@@ -58,7 +58,7 @@ type restarts struct{ clean, killed, wiped time.Duration }
 
 // restart measures restarts of a running, caught-up contender; it ends with a kill in the middle of a new run, whose
 // result must be as exact as any other. The contender runs when it returns.
-func (b *bench) restart(ctx context.Context, c contender, dedup bool, p *measure.Process) (r restarts, _ *measure.Process, err error) {
+func (b *bench) restart(ctx context.Context, c contender, dedup bool, p *process.Program) (r restarts, _ *process.Program, err error) {
 	for _, wipe := range []bool{false, true} {
 		if err := p.Stop(); err != nil {
 			return r, p, err
@@ -104,7 +104,9 @@ func (b *bench) restart(ctx context.Context, c contender, dedup bool, p *measure
 			return r, p, err
 		}
 	}
-	p.Kill()
+	if err := p.Kill9(); err != nil {
+		return r, p, err
+	}
 	if err := b.in.send(ctx, 100, false); err != nil { // few events may all be counted by then
 		return r, nil, err
 	}

@@ -18,6 +18,7 @@ import (
 	"math/rand/v2"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -32,7 +33,8 @@ import (
 	"databus/schemas"
 	"databus/schemas/codec"
 	"databus/schemas/event"
-	"databus/test/bench/measure"
+	"databus/test/measure"
+	"databus/test/process"
 	"databus/test/servers"
 	"databus/test/servers/fetch"
 )
@@ -186,7 +188,7 @@ func (b *bench) send(ctx context.Context) error {
 
 // result is one run.
 type result struct {
-	measure.Usage
+	process.Usage
 	rows, bytes int64
 	objects     int
 	took        time.Duration
@@ -217,12 +219,13 @@ func (b *bench) archive(ctx context.Context, program string, n int) (r result, e
 	}
 	defer manifest.Close()
 	began := time.Now()
-	p, err := measure.Start("archiver", filepath.Join(b.o.Dir, "archiver.log"),
-		[]string{"AWS_ACCESS_KEY_ID=" + b.store.AccessKey, "AWS_SECRET_ACCESS_KEY=" + b.store.SecretKey}, program, args...)
-	if err != nil {
+	p := &process.Program{Name: "archiver", Log: filepath.Join(b.o.Dir, "archiver.log")}
+	cmd := exec.Command(program, args...)
+	cmd.Env = append(cmd.Environ(), "AWS_ACCESS_KEY_ID="+b.store.AccessKey, "AWS_SECRET_ACCESS_KEY="+b.store.SecretKey)
+	if err := p.Start(cmd); err != nil {
 		return r, err
 	}
-	defer p.Kill()
+	defer func() { err = errors.Join(err, p.Kill()) }()
 	want := int64(b.o.Events + b.o.Records)
 	for deadline := began.Add(30 * time.Minute); r.rows < want; time.Sleep(50 * time.Millisecond) {
 		if r.Usage, err = p.Usage(); err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -25,7 +24,7 @@ import (
 	"databus/schemas"
 	"databus/schemas/codec"
 	"databus/schemas/event"
-	"databus/test/bench/measure"
+	"databus/test/process"
 )
 
 const (
@@ -45,7 +44,7 @@ type world struct {
 	resolver *identity.Resolver
 	session  *gocql.Session
 	api      string // base URL
-	process  *measure.Process
+	process  *process.Program
 	close    []func()
 }
 
@@ -133,38 +132,36 @@ func (w *world) connect() (err error) {
 
 // start builds ingest's program and waits until it is ready.
 func (w *world) start(ctx context.Context, store, keyFile, bucket string) error {
-	binary := filepath.Join(w.o.Dir, "ingest")
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", binary, "databus/services/ingest/cmd/ingest").CombinedOutput(); err != nil {
-		return fmt.Errorf("building ingest: %w\n%s", err, out)
+	var binaries process.Binaries
+	w.close = append(w.close, binaries.Remove)
+	binary, err := binaries.Path("databus/services/ingest/cmd/ingest")
+	if err != nil {
+		return err
 	}
-	var addresses []string
-	for range 2 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return err
-		}
-		addresses = append(addresses, l.Addr().String())
-		_ = l.Close() // it was only to find a free port
+	api, err1 := process.FreeAddress()
+	admin, err2 := process.FreeAddress()
+	if err := errors.Join(err1, err2); err != nil {
+		return err
 	}
 	var args []string
 	for _, s := range append([]string{
 		"kafka.brokers=" + strings.Join(w.o.Brokers, ","), "registry.url=" + w.o.Registry, "registry.register_schemas=true", "bucket.url=file://" + bucket,
 		"identity.url=" + store, "keys.file=" + keyFile, "instance.id=bench", "instance.state_dir=" + filepath.Join(w.o.Dir, "state"),
-		"http.listen=" + addresses[1], "http.profile=true", "log.format=text", "ingest.api.listen=" + addresses[0],
+		"http.listen=" + admin, "http.profile=true", "log.format=text", "ingest.api.listen=" + api,
 	}, w.o.Set...) {
 		args = append(args, "--set", s)
 	}
-	var err error
-	if w.process, err = measure.Start("ingest", filepath.Join(w.o.Dir, "ingest.log"), nil, binary, args...); err != nil {
+	w.process = &process.Program{Name: "ingest", Log: filepath.Join(w.o.Dir, "ingest.log")}
+	if err := w.process.Start(exec.Command(binary, args...)); err != nil {
 		return err
 	}
 	w.close = append(w.close, func() { _ = w.process.Stop() })
-	w.api = "http://" + addresses[0]
+	w.api = "http://" + api
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		if err := w.process.Alive(); err != nil {
 			return err
 		}
-		resp, err := http.Get("http://" + addresses[1] + "/readyz")
+		resp, err := http.Get("http://" + admin + "/readyz")
 		if err == nil {
 			_ = resp.Body.Close()
 			if resp.StatusCode == http.StatusOK {
@@ -172,7 +169,7 @@ func (w *world) start(ctx context.Context, store, keyFile, bucket string) error 
 			}
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("ingest does not become ready; see %s", filepath.Join(w.o.Dir, "ingest.log"))
+			return fmt.Errorf("ingest does not become ready; see %s", w.process.Log)
 		}
 	}
 }

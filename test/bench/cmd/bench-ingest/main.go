@@ -14,7 +14,7 @@ import (
 
 	"databus/pkg/embedded"
 	"databus/test/bench/ingest"
-	"databus/test/bench/measure"
+	"databus/test/measure"
 	"databus/test/servers"
 )
 

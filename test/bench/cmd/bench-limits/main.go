@@ -29,7 +29,7 @@ import (
 	"databus/schemas"
 	"databus/schemas/codec"
 	"databus/schemas/event"
-	"databus/test/bench/measure"
+	"databus/test/measure"
 )
 
 func main() {

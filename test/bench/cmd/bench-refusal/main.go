@@ -14,8 +14,8 @@ import (
 	"time"
 
 	"databus/pkg/embedded"
-	"databus/test/bench/measure"
 	"databus/test/bench/refusal"
+	"databus/test/measure"
 	"databus/test/servers"
 )
 

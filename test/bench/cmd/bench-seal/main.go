@@ -34,7 +34,7 @@ import (
 	"databus/schemas"
 	"databus/schemas/codec"
 	"databus/schemas/event"
-	"databus/test/bench/measure"
+	"databus/test/measure"
 )
 
 const cores = 2
