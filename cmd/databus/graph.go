@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -45,7 +47,7 @@ func (f bucketFlag) open(ctx context.Context, g *Globals) (blob.Bucket, error) {
 	return blob.Open(ctx, address)
 }
 
-// graphs reads identity.graphs up to now.
+// graphs reads identity.graphs up to now. Without a bucket they can be listed only.
 func (g *Globals) graphs(ctx context.Context, bucket blob.Bucket) (*identity.Graphs, error) {
 	t, err := g.target()
 	if err != nil {
@@ -60,7 +62,15 @@ func (g *Globals) graphs(ctx context.Context, bucket blob.Bucket) (*identity.Gra
 		return nil, err
 	}
 	cl.Close()
-	all, err := identity.FollowGraphs(ctx, t.options(), cdc, bucket, nil)
+	var cache *graph.Cache
+	if bucket != nil {
+		dir, err := os.UserCacheDir()
+		if err != nil {
+			return nil, fmt.Errorf("where are graph files to be kept? %w; set XDG_CACHE_HOME or HOME", err)
+		}
+		cache = graph.NewCache(bucket, filepath.Join(dir, "databus", "graphs"), nil)
+	}
+	all, err := identity.FollowGraphs(ctx, t.options(), cdc, cache, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ func TestGraph(t *testing.T) {
 	c := codec.New(codec.NewRegistry(s.Registry.URL()), codec.Options{})
 	opts := target{brokers: s.Broker.Seeds()}.options()
 	s.run(t, "graph", "build", "g1").fails(t, 1, "which bucket")
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
 	t.Setenv("DATABUS_BUCKET__URL", "file://"+t.TempDir())
 	observe := func(source, id string, relation event.Relation, identifiers ...byte) {
 		t.Helper()

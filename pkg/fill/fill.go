@@ -14,12 +14,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"golang.org/x/sync/errgroup"
 
 	"databus/pkg/blob"
+	"databus/pkg/graph"
 	"databus/pkg/history"
 	"databus/pkg/identity"
 	"databus/pkg/job"
@@ -80,7 +82,7 @@ func Open(ctx context.Context, env *service.Env) (_ *Base, err error) {
 	if b.Databases, err = identity.FollowDatabases(ctx, env.KafkaOpts(), env.Codec, env.Log); err != nil {
 		return nil, err
 	}
-	if b.Graphs, err = identity.FollowGraphs(ctx, env.KafkaOpts(), env.Codec, b.Bucket, env.Log); err != nil {
+	if b.Graphs, err = identity.FollowGraphs(ctx, env.KafkaOpts(), env.Codec, graph.NewCache(b.Bucket, filepath.Join(env.StateDir, "graphs"), env.Log), env.Log); err != nil {
 		return nil, err
 	}
 	if b.Manifest, err = history.Follow(ctx, env.KafkaOpts(), env.Codec, schemas.DatabusRecords, env.Log); err != nil {

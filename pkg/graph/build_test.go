@@ -290,7 +290,11 @@ func TestFileFindsEverythingAndRefusesDamage(t *testing.T) {
 	for i := range small {
 		bad := bytes.Clone(small)
 		bad[i] ^= 0x40
-		if _, err := Open(bad); !errors.Is(err, ErrCorrupt) {
+		want := ErrCorrupt
+		if i == len(magic) {
+			want = ErrFormat
+		}
+		if _, err := Open(bad); !errors.Is(err, want) {
 			t.Fatalf("byte %d changed: %v", i, err)
 		}
 		if _, err := Open(small[:i]); !errors.Is(err, ErrCorrupt) {

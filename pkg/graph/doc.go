@@ -11,5 +11,9 @@
 //
 // Concurrency: Normaliser and Graph are immutable and may be used by any number of goroutines. Building is one call.
 //
-// Failure: a file that is cut, changed or of another version is refused when it is opened, never while it is in use.
+// A graph that was opened from a file is the file's pages, mapped: it takes no memory of its own, a look-up allocates none, and
+// the mapping ends with the last reference. A Cache keeps the files of the versions used last.
+//
+// Failure: a file that is cut, changed or of another version is refused when it is opened, never while it is in use; a
+// cached file is then fetched anew.
 package graph

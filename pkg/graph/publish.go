@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"slices"
@@ -124,8 +125,9 @@ func Publish(ctx context.Context, sink Sink, version string, built *Built, posit
 	}
 	_, err := sink.Bucket.Put(ctx, v.Object, bytes.NewReader(built.File), blob.PutOptions{CreateOnly: true})
 	if errors.Is(err, blob.ErrExists) {
-		if _, err = Load(ctx, sink.Bucket, v); err != nil {
-			err = fmt.Errorf("version %s exists already with another content; choose another version: %w", version, err)
+		var equal bool
+		if equal, err = same(ctx, sink.Bucket, v); err == nil && !equal {
+			err = fmt.Errorf("version %s exists already with another content, in %s; choose another version", version, v.Object)
 		}
 	}
 	if err != nil {
@@ -150,18 +152,16 @@ func Publish(ctx context.Context, sink Sink, version string, built *Built, posit
 	return v, nil
 }
 
-// Load reads a version's file from the bucket and checks that it is the one that was announced.
-func Load(ctx context.Context, bucket blob.Bucket, v *event.GraphVersion) (*Graph, error) {
-	data, _, err := blob.ReadAll(ctx, bucket, v.Object, MaxFile)
+// same says whether the bucket's object of a version is the announced one.
+func same(ctx context.Context, bucket blob.Bucket, v *event.GraphVersion) (_ bool, err error) {
+	body, _, err := bucket.Get(ctx, v.Object)
 	if err != nil {
-		return nil, fmt.Errorf("loading graph %s: %w", v.Version, err)
+		return false, err
 	}
-	if sum := sha256.Sum256(data); !bytes.Equal(sum[:], v.Sha256) {
-		return nil, fmt.Errorf("loading graph %s: %w: object %s is not the one that was announced", v.Version, ErrCorrupt, v.Object)
+	defer func() { err = errors.Join(err, body.Close()) }()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, body); err != nil {
+		return false, err
 	}
-	g, err := Open(data)
-	if err != nil {
-		return nil, fmt.Errorf("loading graph %s: %w", v.Version, err)
-	}
-	return g, nil
+	return bytes.Equal(sum.Sum(nil), v.Sha256), nil
 }

@@ -81,8 +81,9 @@ func TestBuildFromTopicAndLoad(t *testing.T) {
 	if len(announced) != 2 || announced[0].Version != "g1" || announced[1].Version != "g2" {
 		t.Fatalf("announced: %+v", announced)
 	}
+	cache := graph.NewCache(sink.Bucket, t.TempDir(), nil)
 	for _, v := range announced {
-		g, err := graph.Load(t.Context(), sink.Bucket, &v)
+		g, err := cache.Graph(t.Context(), &v)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -102,11 +103,11 @@ func TestBuildFromTopicAndLoad(t *testing.T) {
 	}
 	changed := announced[1]
 	changed.Object = announced[0].Object
-	if _, err := graph.Load(t.Context(), sink.Bucket, &changed); !errors.Is(err, graph.ErrCorrupt) {
+	if _, err := graph.NewCache(sink.Bucket, t.TempDir(), nil).Graph(t.Context(), &changed); !errors.Is(err, graph.ErrCorrupt) {
 		t.Errorf("another object: %v", err)
 	}
 	changed.Object = "graphs/gone.graph"
-	if _, err := graph.Load(t.Context(), sink.Bucket, &changed); !errors.Is(err, blob.ErrNotFound) {
+	if _, err := graph.NewCache(sink.Bucket, t.TempDir(), nil).Graph(t.Context(), &changed); !errors.Is(err, blob.ErrNotFound) {
 		t.Errorf("a missing object: %v", err)
 	}
 	// Evidence that cannot be read fails the build: leaving it out would split persons.

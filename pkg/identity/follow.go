@@ -12,7 +12,6 @@ import (
 
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"databus/pkg/blob"
 	"databus/pkg/follow"
 	"databus/pkg/graph"
 	"databus/schemas"
@@ -165,13 +164,13 @@ func (d *Databases) Followed() []event.DatabaseVersion {
 // ErrUnknownGraph: no event up to now names this graph version.
 var ErrUnknownGraph = errors.New("graph version is unknown")
 
-// maxGraphs is how many loaded graphs are kept: a live one, a new one and one to roll back to.
+// maxGraphs is how many open graphs are kept: a live one, a new one and one to roll back to.
 const maxGraphs = 3
 
-// Graphs follows identity.graphs and loads graphs from the bucket when they are asked for.
+// Graphs follows identity.graphs and opens graphs when they are asked for.
 type Graphs struct {
 	*latest[event.GraphVersion]
-	bucket blob.Bucket
+	cache *graph.Cache
 
 	loading sync.Mutex // one load at a time: graphs can be large
 	loaded  []loadedGraph
@@ -182,13 +181,13 @@ type loadedGraph struct {
 	graph *graph.Graph
 }
 
-// FollowGraphs starts to follow; see Ready.
-func FollowGraphs(ctx context.Context, kafka []kgo.Opt, c *codec.Codec, bucket blob.Bucket, log *slog.Logger) (*Graphs, error) {
+// FollowGraphs starts to follow; see Ready. Without a cache the graphs can be listed, but not opened.
+func FollowGraphs(ctx context.Context, kafka []kgo.Opt, c *codec.Codec, cache *graph.Cache, log *slog.Logger) (*Graphs, error) {
 	l, err := followLatest[event.GraphVersion](ctx, kafka, c, schemas.IdentityGraphs, log)
 	if err != nil {
 		return nil, err
 	}
-	return &Graphs{latest: l, bucket: bucket}, nil
+	return &Graphs{latest: l, cache: cache}, nil
 }
 
 // Version describes a graph version.
@@ -197,7 +196,7 @@ func (g *Graphs) Version(version string) (event.GraphVersion, bool) { return g.g
 // List returns all versions, in the order in which they were announced.
 func (g *Graphs) List() []event.GraphVersion { return g.list() }
 
-// Graph returns a version's graph, from memory or from the bucket. A version that is unknown after catching up with
+// Graph returns a version's graph, open already or from the cache. A version that is unknown after catching up with
 // identity.graphs is ErrUnknownGraph.
 func (g *Graphs) Graph(ctx context.Context, version string) (*graph.Graph, error) {
 	v, ok := g.get(version)
@@ -218,7 +217,7 @@ func (g *Graphs) Graph(ctx context.Context, version string) (*graph.Graph, error
 			return l.graph, nil
 		}
 	}
-	loaded, err := graph.Load(ctx, g.bucket, &v)
+	loaded, err := g.cache.Graph(ctx, &v)
 	if err != nil {
 		return nil, err
 	}

@@ -268,7 +268,7 @@ func TestDatabasesAndGraphs(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer databases.Close()
-	graphs, err := identity.FollowGraphs(t.Context(), bed.Opts, bed.Codec, bucket, nil)
+	graphs, err := identity.FollowGraphs(t.Context(), bed.Opts, bed.Codec, graph.NewCache(bucket, t.TempDir(), nil), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

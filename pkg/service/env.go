@@ -20,7 +20,8 @@ import (
 type Env struct {
 	// Service is the service's name, Instance this instance's stable id (see [Config]).
 	Service, Instance string
-	// StateDir is this instance's own directory. It may not exist yet: services without state never create it.
+	// StateDir is this instance's own directory. It may not exist yet: services without state make it when
+	// they keep a file, such as a graph's.
 	StateDir string
 	Log      *slog.Logger
 	// Metrics registers with the label service=NAME, so that several services share a process.

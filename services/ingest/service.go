@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"golang.org/x/sync/errgroup"
 
+	"databus/pkg/graph"
 	"databus/pkg/identity"
 	"databus/pkg/limits"
 	"databus/pkg/seal"
@@ -98,7 +99,7 @@ func New(ctx context.Context, env *service.Env, cfg Config) (service.Runner, err
 	if s.databases, err = identity.FollowDatabases(ctx, env.KafkaOpts(), env.Codec, env.Log); err != nil {
 		return nil, err
 	}
-	if s.graphs, err = identity.FollowGraphs(ctx, env.KafkaOpts(), env.Codec, bucket, env.Log); err != nil {
+	if s.graphs, err = identity.FollowGraphs(ctx, env.KafkaOpts(), env.Codec, graph.NewCache(bucket, filepath.Join(env.StateDir, "graphs"), env.Log), env.Log); err != nil {
 		s.databases.Close()
 		return nil, err
 	}
