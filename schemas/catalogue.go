@@ -141,7 +141,7 @@ func Catalogue() []Topic {
 		{Name: UsageBaselineRequests, Key: "account", Schema: "baseline_request", Partitions: 8, Cleanup: Delete, Retention: 7 * day,
 			Producers: []string{"usage-aggregator"}, Consumers: []string{"cli"}, Doc: "Asks for an account's count before a seam."},
 		{Name: UsageBaselines, Key: "account", Schema: "baseline", Partitions: 8, Cleanup: Delete, Retention: 7 * day,
-			Producers: []string{"cli"}, Consumers: []string{"cli"}, DeadLetters: true, Doc: "Counts of history up to a seam. The aggregator does not add them yet; operators can read them."},
+			Producers: []string{"cli"}, Consumers: []string{"usage-aggregator"}, DeadLetters: true, Doc: "Counts of history up to a seam; the aggregator adds each once."},
 		{Name: UsageCounts, Key: "account/pack/period", PartitionBy: 1, Schema: "usage_count", Partitions: 8, Cleanup: Compact, MinCompactionLag: day, AppendTime: true,
 			Producers: []string{"usage-aggregator"}, Consumers: []string{"limiter"}, DeadLetters: true, Doc: "Exactly-once counts; the aggregator restores its own from here."},
 		{Name: UsageThresholds, Key: "account", Schema: "usage_threshold", Partitions: 8, Cleanup: Delete, Retention: 30 * day,

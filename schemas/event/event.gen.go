@@ -209,6 +209,18 @@ type ArchiveFile struct {
 	MaxTimestamp *time.Time `avro:"max_timestamp"`
 }
 
+// The part of a baseline whose events name a data provider.
+type ProviderBaseline struct {
+	// Data provider; '*' for all those beyond the first 32.
+	Provider string `avro:"provider"`
+	// Units with status 200.
+	Matched int64 `avro:"matched"`
+	// Units with any other status.
+	Unmatched int64 `avro:"unmatched"`
+	// Sum owed to the provider, in millionths of the contract's currency unit.
+	AmountMicros int64 `avro:"amount_micros"`
+}
+
 // The historical count of an account up to a seam.
 type Baseline struct {
 	// Request that is answered.
@@ -229,9 +241,17 @@ type Baseline struct {
 	Unmatched int64 `avro:"unmatched"`
 	// Sum owed to providers, millionths of the currency unit.
 	AmountMicros int64 `avro:"amount_micros"`
-	// Event ids of the last window before the seam, so that repeats across it are dropped.
-	WindowIds []string `avro:"window_ids"`
-	// True where the source counts by time and not by offset.
+	// The baseline by provider, in order of names, over the events that name one.
+	Providers []ProviderBaseline `avro:"providers"`
+	// First offset that was read; -1 where the source counts by time.
+	FirstOffset int64 `avro:"first_offset"`
+	// Events below the seam that are in the count.
+	Events int64 `avro:"events"`
+	// Events below the seam that were left out as repeats.
+	Repeats int64 `avro:"repeats"`
+	// Events from the seam on that the stream counted although they repeat one it had not read; the sums are less by them.
+	TakenBack int64 `avro:"taken_back"`
+	// True where the source counts by time and not by offset, or does not reach back to the start of the period.
 	Estimated bool `avro:"estimated"`
 }
 
@@ -247,7 +267,7 @@ type BaselineRequest struct {
 	Period string `avro:"period"`
 	// Start of the period (inclusive), microseconds since 1970 UTC.
 	PeriodStart time.Time `avro:"period_start"`
-	// End of the period (exclusive), microseconds since 1970 UTC; null for 'total'.
+	// End of what counts (exclusive), microseconds since 1970 UTC: the end of the period, or that of the contract where it comes before; null for 'total'.
 	PeriodEnd *time.Time `avro:"period_end"`
 	// Contract version that named the period.
 	ContractVersion int64 `avro:"contract_version"`
@@ -257,6 +277,12 @@ type BaselineRequest struct {
 	SeamOffset int64 `avro:"seam_offset"`
 	// Window of append time in which repeats are dropped, in microseconds.
 	WindowMicros int64 `avro:"window_micros"`
+	// Offset of the first event whose id the stream remembers: repeats of earlier ones it does not see.
+	KnownFrom int64 `avro:"known_from"`
+	// Append time of the event at the seam, microseconds since 1970 UTC; for sources that count by time.
+	SeamTime time.Time `avro:"seam_time"`
+	// Events that happened longer before they were appended are refused; 0: none is. In microseconds.
+	KeepEndedMicros int64 `avro:"keep_ended_micros"`
 }
 
 // What was done in one partition.
@@ -835,7 +861,7 @@ type UsageCount struct {
 	AmountMicros int64 `avro:"amount_micros"`
 	// True until history before the seam has been added.
 	Provisional bool `avro:"provisional"`
-	// True where history came from a source that counts by time.
+	// True where history came from a source that counts by time, or does not reach back to the start of the period.
 	Estimated bool `avro:"estimated"`
 	// Append time of the newest event that was counted.
 	UpdatedAt time.Time `avro:"updated_at"`

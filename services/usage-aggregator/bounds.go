@@ -10,12 +10,10 @@ import (
 
 	"databus/pkg/stream"
 	"databus/pkg/usage"
-	"databus/schemas"
-	"databus/schemas/event"
 )
 
 // The store of bounds holds a usage.AccountBounds in JSON for each account that has, or had, a contract, and under
-// firstKey the append time of the first event that the partition counted.
+// firstKey the append time of the first event that the partition counted, and its offset.
 const firstKey = "/"
 
 // begin notes the first event of the partition: what was appended before it nobody has counted.
@@ -30,7 +28,8 @@ func (p *partition) begin(tx *stream.Tx, rec *kgo.Record) error {
 			v = rec.Timestamp.UnixMicro()
 		}
 		first = &v
-		tx.Put(storeBounds, []byte(firstKey), binary.AppendVarint(nil, v))
+		p.known = rec.Offset
+		tx.Put(storeBounds, []byte(firstKey), binary.AppendVarint(binary.AppendVarint(nil, v), rec.Offset))
 	}
 	p.first = first
 	// Accounts that were asked for before, by a contract in the same batch, do not know it yet.
@@ -52,6 +51,7 @@ func (p *partition) since(tx *stream.Tx) (*int64, error) {
 	if n <= 0 {
 		return nil, errors.New("reading when counting began: the row is cut off")
 	}
+	p.known, _ = binary.Varint(row[n:]) // older rows do not have it
 	return &v, nil
 }
 
@@ -109,20 +109,4 @@ func (p *partition) peek(tx *stream.Tx, name string, a *account, pack, period st
 		return c, false, err
 	}
 	return c, true, p.read(tx, row, &c)
-}
-
-// ask makes a new count provisional and asks for what happened in its period before the event that began it. Once: the row
-// exists from this transaction on.
-func (p *partition) ask(tx *stream.Tx, c *count, rec *kgo.Record) error {
-	value, err := p.s.requests.Encode(tx.Context(), &event.BaselineRequest{
-		RequestID: fmt.Sprintf("%s/%d", c.key, c.ContractVersion), Account: c.Account, Pack: c.Pack, Period: c.Period,
-		PeriodStart: c.PeriodStart, PeriodEnd: c.PeriodEnd, ContractVersion: c.ContractVersion,
-		SeamPartition: rec.Partition, SeamOffset: rec.Offset, WindowMicros: p.s.cfg.DedupWindow.Microseconds(),
-	})
-	if err != nil {
-		return err
-	}
-	c.Provisional = true
-	tx.Emit(schemas.UsageBaselineRequests, []byte(c.Account), value)
-	return nil
 }

@@ -1,8 +1,8 @@
 // Package usageaggregator counts usage events exactly once.
 //
-// Inputs: usage.events, joined with usage.contracts. Outputs: usage.counts, one event per changed account, pack and
-// period and transaction, and a tombstone for a count that is kept no longer; usage.baseline-requests; dead letters of
-// both inputs.
+// Inputs: usage.events, joined with usage.contracts, and usage.baselines. Outputs: usage.counts, one event per changed
+// account, pack and period and transaction, and a tombstone for a count that is kept no longer; usage.baseline-requests; dead letters of
+// all inputs.
 //
 // Promise: a count is the sum over the distinct valid events of its account, pack and period, each counted once, through
 // any crash and rebalance. An event counts to the period of its own time, in the account's time zone, and under the
@@ -18,8 +18,9 @@
 // counts under the old ones stay as they are; usage.AccountBounds says when. What happened in such a period before its
 // first event under the new bounds, the seam, is not in its count; neither is what retention had deleted before the
 // topic was first read. With history.enabled, which needs a worker that answers, the count is then provisional and a
-// baseline request goes out in the transaction that begins it, once, with the seam's offset. Without, which is the
-// default, nothing is asked for and counts stand, unmarked, for what came from the seam on.
+// baseline request goes out in the transaction that begins it, once, with the seam's offset. The answer is added once, in the
+// transaction that makes the count final; further ones to the same request change nothing. Without, which is the default,
+// nothing is asked for and counts stand, unmarked, for what came from the seam on.
 //
 // Periods that ended longer than keep_ended ago are deleted, and events that happened longer ago than that are refused.
 //

@@ -46,6 +46,9 @@ func InspectRow(store string, key, value []byte) (any, bool, error) {
 			return map[string]any{"counts_since": nil}, true, nil // from the first event of the topic on
 		}
 		return map[string]any{"counts_since": time.UnixMicro(at).UTC()}, true, nil
+	case storeAsked:
+		b, err := codec.ForEmbedded[event.BaselineRequest]("baseline_request").JSON(value)
+		return json.RawMessage(b), true, err
 	case storeSeen:
 		switch {
 		case len(key) > 0 && key[0] == 't':

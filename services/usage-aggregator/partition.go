@@ -34,6 +34,7 @@ type partition struct {
 	seen     seen
 	pruning  pruning
 	first    *int64 // see since
+	known    int64  // offset of the first event whose id is known; see since
 
 	event event.UsageEvent // reused
 	room  []byte           // for values; a chunk is shared by many and never used again
@@ -272,7 +273,7 @@ func (s *Service) refused(e *event.UsageEvent, rec *kgo.Record) string {
 func (p *partition) start(tx *stream.Tx, acct *account, s *slot, rec *kgo.Record) error {
 	for _, c := range s.counts {
 		if c.fresh && c.incomplete && p.s.cfg.History.Enabled {
-			if err := p.ask(tx, c, rec); err != nil {
+			if err := p.ask(tx, acct, c, rec); err != nil {
 				return err
 			}
 		}
@@ -347,6 +348,12 @@ func (p *partition) count(tx *stream.Tx, acct *account, pack string, period usag
 		}
 	}
 	c.of(period, acct.terms.Version())
+	p.keep(acct, c)
+	return c, nil
+}
+
+// keep puts a count among the account's rows.
+func (p *partition) keep(acct *account, c *count) {
 	if len(acct.rows) >= fewRows {
 		// Those that are changed must stay until they are written.
 		kept := slices.DeleteFunc(acct.rows, func(c *count) bool { return !c.touched })
@@ -355,7 +362,6 @@ func (p *partition) count(tx *stream.Tx, acct *account, pack string, period usag
 	}
 	acct.rows = append(acct.rows, c)
 	p.rows++
-	return c, nil
 }
 
 // finish writes every count that the transaction has changed, once, which produces it.

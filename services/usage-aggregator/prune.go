@@ -53,6 +53,9 @@ func (p *partition) over(tx *stream.Tx) ([][]byte, error) {
 		}
 		if c.PeriodEnd != nil && c.PeriodEnd.UnixMicro() <= w.cutoff && !changed[string(key)] {
 			old = append(old, append([]byte{}, key...))
+			if c.Provisional { // an answer that comes now finds nothing
+				tx.Delete(storeAsked, old[len(old)-1])
+			}
 		}
 		return true
 	})

@@ -28,6 +28,7 @@ import (
 //	event                                          lines ID ACCOUNT/PACK TIME [QUANTITY] [404] [provider=P] [amount=N], sent together
 //	flood N ACCOUNT/PACK TIME AMOUNT               that many events of the amount; what comes out is not shown
 //	bad TOPIC KEY VALUE                            a record of raw bytes
+//	baseline REQUEST-ID seam=N [matched=N] [unmatched=N] [amount=N] [estimated] [provider=P,N]   an answer of the history worker
 //	restart [empty]                                without local state
 //
 // `go test ./services/usage-aggregator -run TestScripts -rewrite` writes what comes out into the files: read the difference.
@@ -114,6 +115,21 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		send(schemas.UsageContracts, c.Account, v)
 	case "no-contract":
 		send(schemas.UsageContracts, word(0), nil)
+	case "baseline":
+		parts := strings.Split(word(0), "/")
+		b := event.Baseline{RequestID: word(0), Account: parts[0], Pack: parts[1], Period: parts[2], SeamOffset: number(arg("seam")), Estimated: d.HasArg("estimated"),
+			SeamPartition: schemas.Partition(schemas.UsageEvents, []byte(parts[0]), 4)}
+		for name, sum := range map[string]*int64{"matched": &b.Matched, "unmatched": &b.Unmatched, "amount": &b.AmountMicros} {
+			if v := arg(name); v != "" {
+				*sum = number(v)
+			}
+		}
+		if provider, n, ok := strings.Cut(arg("provider"), ","); ok {
+			b.Providers = []event.ProviderBaseline{{Provider: provider, Matched: number(n)}}
+		}
+		v, err := codec.For[event.Baseline](s.codec, schemas.UsageBaselines).Encode(context.Background(), &b)
+		check(err)
+		send(schemas.UsageBaselines, b.Account, v)
 	case "bad":
 		send(word(0), word(1), []byte(word(2)))
 	case "event":
@@ -185,7 +201,7 @@ func (s *script) behind(at time.Time) {
 // news is what the service has emitted since the last look.
 func (s *script) news() string {
 	var out []string
-	for _, topic := range []string{schemas.UsageCounts, schemas.UsageBaselineRequests, schemas.UsageEvents + ".dlq", schemas.UsageContracts + ".dlq"} {
+	for _, topic := range []string{schemas.UsageCounts, schemas.UsageBaselineRequests, schemas.UsageEvents + ".dlq", schemas.UsageContracts + ".dlq", schemas.UsageBaselines + ".dlq"} {
 		recs := s.read(topic)
 		slices.SortStableFunc(recs, func(a, b *kgo.Record) int { return int(a.Partition - b.Partition) })
 		read := map[string]int{}
@@ -216,6 +232,9 @@ func (s *script) line(rec *kgo.Record) string {
 		if c.Provisional {
 			text += ", provisional"
 		}
+		if c.Estimated {
+			text += ", estimated"
+		}
 		for _, p := range c.Providers {
 			text += fmt.Sprintf("; %s %d/%d/%d", p.Provider, p.Matched, p.Unmatched, p.AmountMicros)
 		}
@@ -229,7 +248,7 @@ func (s *script) line(rec *kgo.Record) string {
 		if r.PeriodEnd != nil {
 			end = r.PeriodEnd.Format(time.RFC3339)
 		}
-		return fmt.Sprintf("baseline request %s: %s to %s below offset %d", r.RequestID, r.PeriodStart.Format(time.RFC3339), end, r.SeamOffset)
+		return fmt.Sprintf("baseline request %s: %s to %s below offset %d, ids known from %d", r.RequestID, r.PeriodStart.Format(time.RFC3339), end, r.SeamOffset, r.KnownFrom)
 	}
 	for _, h := range rec.Headers {
 		if h.Key == stream.HeaderReason {

@@ -36,9 +36,12 @@ type Service struct {
 	contracts *codec.Serde[event.Contract]
 	counts    *codec.Serde[event.UsageCount]
 	requests  *codec.Serde[event.BaselineRequest]
+	baselines *codec.Serde[event.Baseline]
 	stored    *codec.Embedded[event.Contract]
+	asked     *codec.Embedded[event.BaselineRequest]
 
 	duplicates prometheus.Counter
+	answers    *prometheus.CounterVec
 }
 
 // New builds the stream runtime. It opens nothing yet.
@@ -62,7 +65,9 @@ func newService(c *codec.Codec, metrics prometheus.Registerer, cfg Config) (*Ser
 		contracts:  codec.For[event.Contract](c, schemas.UsageContracts),
 		counts:     codec.For[event.UsageCount](c, schemas.UsageCounts),
 		requests:   codec.For[event.BaselineRequest](c, schemas.UsageBaselineRequests),
+		baselines:  codec.For[event.Baseline](c, schemas.UsageBaselines),
 		stored:     codec.ForEmbedded[event.Contract]("contract"),
+		asked:      codec.ForEmbedded[event.BaselineRequest]("baseline_request"),
 		duplicates: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "databus", Subsystem: "usage", Name: "duplicate_events_total", Help: "Events that were dropped because their id had been seen within the window."}),
 	}
 	if err := metrics.Register(s.duplicates); err != nil {
@@ -75,7 +80,9 @@ func newService(c *codec.Codec, metrics prometheus.Registerer, cfg Config) (*Ser
 		}
 	}
 	s.codec = c
-	return s, nil
+	var err error
+	s.answers, err = answersCounted(metrics)
+	return s, err
 }
 
 // build completes the options of the runtime with what the service is.
@@ -83,14 +90,14 @@ func (s *Service) build(o stream.Options) error {
 	o.Topology, o.Codec = Topology(), s.codec
 	// Partitions keep counts themselves, decoded, within CacheBytes; the runtime's cache would hold them a second time.
 	o.Stores = []stream.Store{{Name: storeCounts, Topic: schemas.UsageCounts, Uncached: true}, {Name: storeContracts}, {Name: storeBounds},
-		{Name: storeSeen, Derived: true, Uncached: true}}
+		{Name: storeSeen, Derived: true, Uncached: true}, {Name: storeAsked, Uncached: true}}
 	o.Recall = stream.Recall{Topic: schemas.UsageEvents, Window: s.cfg.DedupWindow}
 	o.CommitInterval, o.TransactionTimeout, o.SessionTimeout = s.cfg.CommitInterval, s.cfg.TransactionTimeout, s.cfg.SessionTimeout
 	o.MaxRecords, o.CacheBytes, o.LeaveOnStop = s.cfg.MaxRecords, s.cfg.CacheBytes, s.cfg.LeaveOnStop
 	o.Handlers = func(int32) stream.Handlers {
 		p := newPartition(s)
 		return stream.Handlers{
-			Inputs: map[string]func(*stream.Tx, *kgo.Record) error{schemas.UsageContracts: p.onContract, schemas.UsageEvents: p.onEvent},
+			Inputs: map[string]func(*stream.Tx, *kgo.Record) error{schemas.UsageContracts: p.onContract, schemas.UsageBaselines: p.onBaseline, schemas.UsageEvents: p.onEvent},
 			Finish: p.finish,
 			Again:  p.again,
 		}

@@ -128,7 +128,7 @@ func (b *bench) start(dir string, crash func(stream.Point) error) (stop func() e
 func (b *bench) caughtUp() {
 	b.t.Helper()
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
-		ends, err := b.admin.ListEndOffsets(context.Background(), schemas.UsageEvents, schemas.UsageContracts)
+		ends, err := b.admin.ListEndOffsets(context.Background(), schemas.UsageEvents, schemas.UsageContracts, schemas.UsageBaselines)
 		if err != nil {
 			b.t.Fatal(err)
 		}
@@ -136,7 +136,7 @@ func (b *bench) caughtUp() {
 		if err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
 			b.t.Fatal(err)
 		}
-		starts, err := b.admin.ListStartOffsets(context.Background(), schemas.UsageEvents, schemas.UsageContracts)
+		starts, err := b.admin.ListStartOffsets(context.Background(), schemas.UsageEvents, schemas.UsageContracts, schemas.UsageBaselines)
 		if err != nil {
 			b.t.Fatal(err)
 		}
