@@ -1,25 +1,14 @@
 package ingest
 
 import (
-	"flag"
-	"fmt"
 	"maps"
-	"os"
 	"slices"
 	"sync"
 
 	"databus/test/ingest/verify"
+	"databus/test/measure"
+	"databus/test/prove"
 )
-
-var full = flag.Bool("full", false, "run the proofs in full size")
-
-// size is the full size of something with -full, else the small one.
-func size(small, all int) int {
-	if *full {
-		return all
-	}
-	return small
-}
 
 // figures collects what the proofs of this process measured.
 var figures = &collected{points: map[string]int{}}
@@ -50,7 +39,7 @@ func (c *collected) kill(point string) {
 	defer c.mu.Unlock()
 	c.kills++
 	if point != "" {
-		c.points[pointName(point)]++
+		c.points[prove.Name(point)]++
 	}
 }
 
@@ -58,21 +47,21 @@ func (c *collected) kill(point string) {
 func (c *collected) print() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !*full || c.verified == 0 {
+	if c.verified == 0 {
 		return
 	}
-	say := func(name string, value int, unit, goal string) {
-		fmt.Fprintf(os.Stdout, "figure: %s %d %s (goal %s)\n", name, value, unit, goal)
+	say := func(name, unit string, n, goal int) {
+		prove.Print(measure.Figure{Name: name, Value: float64(n), Unit: unit, Goal: float64(goal), AtMost: goal == 0})
 	}
 	for _, p := range slices.Sorted(maps.Keys(c.points)) {
-		say("kills_"+p, c.points[p], "kills", "2")
+		say("kills_"+p, "kills", c.points[p], 2)
 	}
-	say("records", c.all, "records", "1000")
-	say("moves", c.moves, "moves", "100")
-	say("a_b_a_in_a_millisecond", c.sameMillisecond, "times", "10")
-	say("rows_compared", c.rows, "rows", "1000")
-	say("acknowledged", c.acks, "records", "1000")
-	say("kills", c.kills, "kills", "200")
-	say("lost", c.lost, "records", "0")
-	say("double", c.double, "records", "0")
+	say("records", "records", c.all, 1000)
+	say("moves", "moves", c.moves, 100)
+	say("a_b_a_in_a_millisecond", "times", c.sameMillisecond, 10)
+	say("rows_compared", "rows", c.rows, 1000)
+	say("acknowledged", "records", c.acks, 1000)
+	say("kills", "kills", c.kills, 200)
+	say("lost", "records", c.lost, 0)
+	say("double", "records", c.double, 0)
 }

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -13,6 +12,8 @@ import (
 	"databus/pkg/identity"
 	"databus/pkg/stream"
 	"databus/services/ingest"
+	"databus/test/crash"
+	"databus/test/prove"
 )
 
 // Points that every instance has, and those of an instance that applies to a store without transactions.
@@ -40,8 +41,8 @@ func (i *instance) points() []string {
 
 func TestProveKillsOnEmbedded(t *testing.T) {
 	w := onEmbedded(t)
-	l := proveKills(t, w, size(18, 60), size(1, 2))
-	if !*full {
+	l := proveKills(t, w, prove.Size(18, 60), prove.Size(1, 2))
+	if !prove.Full() {
 		w.notices(t, l)
 	}
 }
@@ -151,23 +152,19 @@ func (k *killer) atRandom(ctx context.Context) error {
 		return err
 	}
 	if k.rng.IntN(10) < 3 {
-		k.i.run.gone(time.Duration(50+k.rng.IntN(1000)) * time.Millisecond)
+		k.i.Ends(time.Duration(50+k.rng.IntN(1000)) * time.Millisecond)
 	} else {
 		for deadline := time.Now().Add(patience); !k.i.ready(); {
 			if ctx.Err() != nil || time.Now().After(deadline) {
-				return fmt.Errorf("it does not become ready:\n%s", k.i.tail())
+				return fmt.Errorf("it does not become ready:\n%s", k.i.Tail())
 			}
-			if k.i.run.gone(30 * time.Millisecond) {
+			if k.i.Ends(30 * time.Millisecond) {
 				break
 			}
 		}
-		k.i.run.gone(time.Duration(k.rng.IntN(1000)) * time.Millisecond)
+		k.i.Ends(time.Duration(k.rng.IntN(1000)) * time.Millisecond)
 	}
-	ran, err := k.i.kill9()
-	if err == nil && !ran {
-		err = k.i.ended()
-	}
-	return err
+	return k.i.Kill9()
 }
 
 // inside lets the instance kill itself at a point, and checks that it did.
@@ -181,24 +178,5 @@ func (k *killer) inside(point, before string) error {
 			}
 		}
 	}
-	file, err := k.i.startCrashing(point, after)
-	if err != nil {
-		return err
-	}
-	if !k.i.run.gone(patience) {
-		_, _ = k.i.kill9()
-		return fmt.Errorf("the point was not reached:\n%s", k.i.tail())
-	}
-	if !k.i.run.killed() {
-		return k.i.ended()
-	}
-	if reached, err := os.ReadFile(file); err != nil || string(reached) != point {
-		return fmt.Errorf("the point was not reached: %q, %v", reached, err)
-	}
-	return nil
-}
-
-// pointName is a point as a figure names it.
-func pointName(p string) string {
-	return strings.Join(strings.FieldsFunc(strings.ToLower(p), func(r rune) bool { return r < 'a' || r > 'z' }), "_")
+	return k.i.crash(crash.Point{Name: point, After: after})
 }

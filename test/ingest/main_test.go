@@ -8,8 +8,6 @@ import (
 func TestMain(m *testing.M) {
 	code := m.Run()
 	figures.print()
-	if built.dir != "" {
-		_ = os.RemoveAll(built.dir)
-	}
+	binaries.Remove()
 	os.Exit(code)
 }

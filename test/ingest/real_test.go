@@ -14,10 +14,13 @@ import (
 
 	"databus/pkg/embedded"
 	"databus/test/ingest/verify"
+	"databus/test/prove"
 	"databus/test/servers"
 )
 
-func TestProveKillsOnServers(t *testing.T) { proveKills(t, onServers(t), size(10, 200), size(0, 5)) }
+func TestProveKillsOnServers(t *testing.T) {
+	proveKills(t, onServers(t), prove.Size(10, 200), prove.Size(0, 5))
+}
 
 // onServers is a world on a Kafka of its own, because it takes the catalogue's topics, and on the shared Cassandra, with
 // a registry in this process.

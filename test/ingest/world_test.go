@@ -1,15 +1,12 @@
 package ingest
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -26,6 +23,8 @@ import (
 	"databus/schemas/codec"
 	"databus/schemas/event"
 	"databus/test/ingest/verify"
+	"databus/test/process"
+	"databus/test/stack"
 )
 
 // The database that serves.
@@ -52,55 +51,24 @@ type world struct {
 	instances []*instance
 }
 
-// built are the programs, built once for all tests of the process.
-var built struct {
-	once sync.Once
-	dir  string
-	err  error
-}
+// binaries are built once for all tests of the process.
+var binaries process.Binaries
 
 // programs returns the directory of the programs.
 func programs(t testing.TB) string {
 	t.Helper()
-	built.once.Do(func() {
-		if built.dir, built.err = os.MkdirTemp("", "ingest-proofs"); built.err != nil {
-			return
-		}
-		cmd := exec.Command("go", "build", "-o", built.dir+"/", "databus/services/ingest/cmd/ingest", "databus/test/ingest/cmd/instance", "databus/test/usage/cmd/embedded")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			built.err = fmt.Errorf("%w\n%s", err, out)
-		}
-	})
-	if built.err != nil {
-		t.Fatalf("building the programs: %v", built.err)
+	dir, err := binaries.Build("databus/services/ingest/cmd/ingest", "databus/test/ingest/cmd/instance")
+	if err != nil {
+		t.Fatal(err)
 	}
-	return built.dir
+	return dir
 }
 
 // onEmbedded is a world on the embedded broker, in a process of its own that is never killed, and the embedded store.
 func onEmbedded(t testing.TB) *world {
 	t.Helper()
-	bin := programs(t)
-	cmd := exec.Command(filepath.Join(bin, "embedded"))
-	stdin, err1 := cmd.StdinPipe()
-	stdout, err2 := cmd.StdoutPipe()
-	if err := errors.Join(err1, err2); err != nil {
-		t.Fatal(err)
-	}
-	p, err := spawn(cmd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { stdin.Close(); p.gone(30 * time.Second) })
-	lines := bufio.NewScanner(stdout)
-	var said []string
-	for len(said) < 2 && lines.Scan() {
-		said = append(said, lines.Text())
-	}
-	if len(said) < 2 {
-		t.Fatal("the embedded broker does not start")
-	}
-	w := &world{t: t, brokers: said[:1], registry: said[1], keyspace: "proof", bin: bin, dir: t.ArtifactDir()}
+	broker, registry := stack.Start(t, &binaries)
+	w := &world{t: t, brokers: []string{broker}, registry: registry, keyspace: "proof", bin: programs(t), dir: t.ArtifactDir()}
 	w.identity = "pebble://" + filepath.Join(w.dir, "identity")
 	w.rows = w.embeddedRows
 	w.prepare()
@@ -212,7 +180,7 @@ func (w *world) verify(l *load) *verify.Report {
 	}
 	l.lookUp()
 	for _, i := range w.instances {
-		if err := i.stop(); err != nil {
+		if err := i.Stop(); err != nil {
 			w.t.Error(err)
 		}
 	}
@@ -231,7 +199,7 @@ func (w *world) verify(l *load) *verify.Report {
 func (w *world) tails() string {
 	var b strings.Builder
 	for _, i := range w.instances {
-		fmt.Fprintf(&b, "\n%s:\n%s", i.id, i.tail())
+		fmt.Fprintf(&b, "\n%s:\n%s", i.Name, i.Tail())
 	}
 	return b.String()
 }

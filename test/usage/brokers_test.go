@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 
 	"databus/schemas"
+	"databus/test/prove"
 	"databus/test/servers"
 )
 
@@ -47,7 +48,7 @@ func TestProveBrokers(t *testing.T) {
 		}
 	}
 	goesOn()
-	kills := size(1, 10)
+	kills := prove.Size(1, 10)
 	for n := range kills {
 		var victim int32
 		what := "leader"
@@ -147,13 +148,13 @@ func keepRunning(all []*instance) (kept func() error) {
 				select {
 				case <-done:
 					return
-				case <-i.run.done:
+				case <-i.Done():
 				}
-				if said := i.output(); strings.Contains(said, "positions do not fit together") || i.run.err == nil {
-					errs <- i.ended()
+				if said := i.Output(); strings.Contains(said, "positions do not fit together") || i.Err() == nil {
+					errs <- i.Ended()
 					return
 				}
-				i.w.t.Log(i.ended())
+				i.w.t.Log(i.Ended())
 			}
 		}()
 	}

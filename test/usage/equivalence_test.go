@@ -23,6 +23,7 @@ import (
 	"databus/schemas/event"
 	limiterservice "databus/services/limiter"
 	usageaggregator "databus/services/usage-aggregator"
+	"databus/test/prove"
 	"databus/test/usage/verify"
 )
 
@@ -57,7 +58,7 @@ var settings = []setting{
 // counts, which the verifier checks. Accounts without have the same set of crossed thresholds as well.
 func TestProveEquivalence(t *testing.T) {
 	base := time.Now().UTC().Truncate(24*time.Hour).AddDate(0, 0, -100)
-	n := size(10_000, 100_000)
+	n := prove.Size(10_000, 100_000)
 	var first *verify.Report
 	for _, s := range settings {
 		t.Run(strings.ReplaceAll(s.name, " ", "_"), func(t *testing.T) {

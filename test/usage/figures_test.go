@@ -1,24 +1,14 @@
 package usage
 
 import (
-	"flag"
-	"fmt"
-	"os"
+	"slices"
 	"sync"
 	"time"
 
+	"databus/test/measure"
+	"databus/test/prove"
 	"databus/test/usage/verify"
 )
-
-var full = flag.Bool("full", false, "run the proofs in full size")
-
-// size is the full size of something with -full, else the small one.
-func size(small, all int) int {
-	if *full {
-		return all
-	}
-	return small
-}
 
 // figures collects what the proofs of this process measured.
 var figures = &collected{}
@@ -63,39 +53,33 @@ func (c *collected) takeover(d time.Duration, killed bool) {
 	}
 }
 
-func longest(all []time.Duration) (most time.Duration) {
-	for _, d := range all {
-		most = max(most, d)
-	}
-	return most
-}
-
 // print ends a full run.
 func (c *collected) print() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !*full || c.verified == 0 {
+	if c.verified == 0 {
 		return
 	}
-	say := func(name string, value any, unit, goal string) {
-		fmt.Fprintf(os.Stdout, "figure: %s %v %s (goal %s)\n", name, value, unit, goal)
+	say := func(name, unit string, n, goal int) {
+		prove.Print(measure.Figure{Name: name, Value: float64(n), Unit: unit, Goal: float64(goal), AtMost: goal == 0})
+	}
+	seconds := func(name string, all []time.Duration, goal float64) {
+		if len(all) > 0 {
+			prove.Print(measure.Figure{Name: name, Value: slices.Max(all).Seconds(), Unit: "s", Goal: goal, AtMost: true})
+		}
 	}
 	if c.kills > 0 {
-		say("kills", c.kills, "kills", "600")
+		say("kills", "kills", c.kills, 600)
 		for _, p := range points {
-			say("kills_"+pointName(p), c.points[p], "kills", "20")
+			say("kills_"+prove.Name(p), "kills", c.points[p], 20)
 		}
 	}
 	if c.brokerKills > 0 {
-		say("broker_kills", c.brokerKills, "kills", "10")
+		say("broker_kills", "kills", c.brokerKills, 10)
 	}
-	if len(c.takeoverKills) > 0 {
-		say("takeover_after_kill_seconds", fmt.Sprintf("%.2f", longest(c.takeoverKills).Seconds()), "s", "10")
-	}
-	if len(c.takeovers) > 0 {
-		say("takeover_after_leave_seconds", fmt.Sprintf("%.2f", longest(c.takeovers).Seconds()), "s", "2")
-	}
-	say("lost", c.missing, "results", "0")
-	say("double", c.double, "results", "0")
-	say("open_transactions", c.open, "transactions", "0")
+	seconds("takeover_after_kill_seconds", c.takeoverKills, 10)
+	seconds("takeover_after_leave_seconds", c.takeovers, 2)
+	say("lost", "results", c.missing, 0)
+	say("double", "results", c.double, 0)
+	say("open_transactions", "transactions", c.open, 0)
 }

@@ -3,11 +3,12 @@ package usage
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"databus/test/prove"
 )
 
 func TestProveGroupOnEmbedded(t *testing.T) {
@@ -24,7 +25,7 @@ func proveGroup(t *testing.T, w *world) {
 	if err := l.firstContracts(ctx); err != nil {
 		t.Fatal(err)
 	}
-	stop := l.background(t, size(400, 300))
+	stop := l.background(t, prove.Size(400, 300))
 	leave := "usage-aggregator.leave_on_stop=true"
 	a, b, c := w.newInstance(aggregator, "a"), w.newInstance(aggregator, "b"), w.newInstance(aggregator, "c", leave)
 	la, lb := w.newInstance(limiter, "a"), w.newInstance(limiter, "b")
@@ -52,7 +53,7 @@ func proveGroup(t *testing.T, w *world) {
 	must(la.start())
 	goesOn("one instance", time.Now())
 
-	for round := range size(1, 5) {
+	for round := range prove.Size(1, 5) {
 		now := time.Now()
 		must(b.start())
 		must(lb.start())
@@ -64,13 +65,11 @@ func proveGroup(t *testing.T, w *world) {
 		goesOn("a third one joins", now)
 
 		now = time.Now()
-		must(c.stop())
+		must(c.Stop())
 		figures.takeover(goesOn("the third one leaves", now), false)
 
 		now = time.Now()
-		if ran, err := b.kill9(); err != nil || !ran {
-			t.Fatal(ran, err)
-		}
+		must(b.Kill9())
 		figures.takeover(goesOn("the second one is killed and stays away", now), true)
 		must(b.start())
 		must(w.members(ctx, aggregator, 2))
@@ -82,13 +81,13 @@ func proveGroup(t *testing.T, w *world) {
 		now = time.Now()
 		figures.takeover(goesOn("the second one freezes", now), true)
 		time.Sleep(time.Until(now.Add(w.transaction + time.Second)))
-		b.signal(syscall.SIGCONT)
-		for !b.run.gone(50*time.Millisecond) && w.memberCount(ctx, aggregator) < 2 {
+		b.Signal(syscall.SIGCONT)
+		for !b.Ends(50*time.Millisecond) && w.memberCount(ctx, aggregator) < 2 {
 			if time.Since(now) > patience {
-				t.Fatalf("a zombie neither ends nor joins again:\n%s", b.tail())
+				t.Fatalf("a zombie neither ends nor joins again:\n%s", b.Tail())
 			}
 		}
-		if b.run.gone(0) {
+		if !b.Running() {
 			must(endsFenced(b))
 			must(b.start())
 		}
@@ -103,11 +102,11 @@ func proveGroup(t *testing.T, w *world) {
 			all = append(all, again)
 			must(again.start())
 			goesOn("a machine replaces a frozen one of "+old.service, time.Now())
-			old.signal(syscall.SIGCONT)
+			old.Signal(syscall.SIGCONT)
 			must(endsFenced(old))
 			goesOn("the zombie is gone", time.Now())
-			if again.run.gone(0) {
-				t.Fatal(again.ended())
+			if !again.Running() {
+				t.Fatal(again.Ended())
 			}
 			if old == b {
 				b = again
@@ -117,18 +116,16 @@ func proveGroup(t *testing.T, w *world) {
 		}
 
 		for _, i := range []*instance{a, b, la, lb} {
-			if ran, err := i.kill9(); err != nil || !ran {
-				t.Fatal(ran, err, i.tail())
-			}
+			must(i.Kill9())
 		}
 		now = time.Now()
 		for _, i := range []*instance{a, b, la, lb} {
 			must(i.start())
 		}
 		goesOn("the whole group starts again", now)
-		if round+1 < size(1, 5) {
-			must(b.stop())
-			must(lb.stop())
+		if round+1 < prove.Size(1, 5) {
+			must(b.Stop())
+			must(lb.Stop())
 		}
 	}
 	stop()
@@ -156,10 +153,10 @@ func (w *world) memberCount(ctx context.Context, group string) int {
 
 // freeze stops an instance in the middle of a transaction.
 func (w *world) freeze(ctx context.Context, i *instance) error {
-	i.signal(syscall.SIGUSR1)
-	for deadline := time.Now().Add(patience); !i.stopped(); time.Sleep(5 * time.Millisecond) {
+	i.Signal(syscall.SIGUSR1)
+	for deadline := time.Now().Add(patience); !i.Frozen(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			return fmt.Errorf("%s %s never froze:\n%s", i.service, i.id, i.tail())
+			return fmt.Errorf("%s never froze:\n%s", i.Name, i.Tail())
 		}
 	}
 	listed, err := w.admin.ListTransactions(ctx, nil, []string{"Ongoing"})
@@ -171,28 +168,18 @@ func (w *world) freeze(ctx context.Context, i *instance) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("%s %s froze, and its transaction is not open: %v", i.service, i.id, listed.TransactionalIDs())
-}
-
-// stopped says whether the process is stopped by a signal.
-func (i *instance) stopped() bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", i.run.pid))
-	if err != nil {
-		return false
-	}
-	_, rest, _ := strings.Cut(string(stat), ") ")
-	return strings.HasPrefix(rest, "T")
+	return fmt.Errorf("%s froze, and its transaction is not open: %v", i.Name, listed.TransactionalIDs())
 }
 
 // endsFenced waits until a zombie ends, and checks that it failed and says that it was replaced.
 func endsFenced(i *instance) error {
-	if !i.run.gone(patience) {
-		_, _ = i.kill9()
-		return fmt.Errorf("zombie %s %s goes on:\n%s", i.service, i.id, i.tail())
+	if !i.Ends(patience) {
+		_ = i.Kill()
+		return fmt.Errorf("zombie %s goes on:\n%s", i.Name, i.Tail())
 	}
-	said := i.output()
-	if i.run.err == nil || i.run.killed() || !strings.Contains(said, "is fenced: ") {
-		return fmt.Errorf("zombie %s %s ended with %v and does not say that it was fenced:\n%s", i.service, i.id, i.run.err, i.tail())
+	said := i.Output()
+	if i.Err() == nil || i.Killed() || !strings.Contains(said, "is fenced: ") {
+		return fmt.Errorf("zombie %s ended with %v and does not say that it was fenced:\n%s", i.Name, i.Err(), i.Tail())
 	}
 	return nil
 }

@@ -11,24 +11,22 @@ import (
 	"time"
 
 	"databus/pkg/stream"
+	"databus/test/crash"
+	"databus/test/prove"
 )
 
 // points are the places between two steps of the protocol.
 var points = []string{string(stream.AfterFlush), string(stream.AfterEnd), string(stream.BeforeState), string(stream.InsideRestore)}
 
-func pointName(p string) string { return strings.ReplaceAll(p, " ", "_") }
-
 func TestMain(m *testing.M) {
 	code := m.Run()
 	figures.print()
-	if built.dir != "" {
-		_ = os.RemoveAll(built.dir)
-	}
+	binaries.Remove()
 	os.Exit(code)
 }
 
 func TestProveKillsOnEmbedded(t *testing.T) {
-	proveKills(t, onEmbedded(t), size(50, 500), size(1, 10))
+	proveKills(t, onEmbedded(t), prove.Size(50, 500), prove.Size(1, 10))
 }
 
 // proveKills kills one instance of each service kills times in all, under load: each in each window windows times, the
@@ -38,7 +36,7 @@ func proveKills(t *testing.T, w *world, kills, windows int) {
 	if err := l.firstContracts(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	stop := l.background(t, size(600, 300))
+	stop := l.background(t, prove.Size(600, 300))
 	all := []*instance{w.newInstance(aggregator, "a"), w.newInstance(limiter, "a")}
 	began := time.Now()
 	var wg sync.WaitGroup
@@ -146,26 +144,22 @@ func (k killer) atRandom(ctx context.Context) error {
 		return err
 	}
 	if k.rng.IntN(10) < 3 {
-		k.i.run.gone(time.Duration(50+k.rng.IntN(1000)) * time.Millisecond)
+		k.i.Ends(time.Duration(50+k.rng.IntN(1000)) * time.Millisecond)
 	} else {
 		for deadline := time.Now().Add(patience); ; {
 			if now, err := k.sum(ctx); err == nil && now > at {
 				break
 			}
 			if time.Now().After(deadline) {
-				return fmt.Errorf("it commits nothing:\n%s", k.i.tail())
+				return fmt.Errorf("it commits nothing:\n%s", k.i.Tail())
 			}
-			if k.i.run.gone(30 * time.Millisecond) {
+			if k.i.Ends(30 * time.Millisecond) {
 				break
 			}
 		}
-		k.i.run.gone(time.Duration(k.rng.IntN(700)) * time.Millisecond)
+		k.i.Ends(time.Duration(k.rng.IntN(700)) * time.Millisecond)
 	}
-	ran, err := k.i.kill9()
-	if err == nil && !ran {
-		err = k.i.ended()
-	}
-	return err
+	return k.i.Kill9()
 }
 
 // sum says how far the group is.
@@ -193,19 +187,5 @@ func (k killer) inside(point, before string) error {
 			}
 		}
 	}
-	file, err := k.i.startCrashing(point, after)
-	if err != nil {
-		return err
-	}
-	if !k.i.run.gone(patience) {
-		_, _ = k.i.kill9()
-		return fmt.Errorf("the point was not reached:\n%s", k.i.tail())
-	}
-	if !k.i.run.killed() {
-		return k.i.ended()
-	}
-	if reached, err := os.ReadFile(file); err != nil || string(reached) != point {
-		return fmt.Errorf("the point was not reached: %q, %v", reached, err)
-	}
-	return nil
+	return k.i.crash(crash.Point{Name: point, After: after})
 }

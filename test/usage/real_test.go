@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"databus/pkg/embedded"
+	"databus/test/prove"
 	"databus/test/servers"
 )
 
@@ -33,5 +34,5 @@ func realKafka(t *testing.T) *world {
 }
 
 func TestProveKillsOnKafka(t *testing.T) {
-	proveKills(t, realKafka(t), size(5, 100), size(1, 3))
+	proveKills(t, realKafka(t), prove.Size(5, 100), prove.Size(1, 3))
 }

@@ -1,15 +1,9 @@
 package usage
 
 import (
-	"bufio"
 	"context"
-	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -19,6 +13,8 @@ import (
 	"databus/pkg/service"
 	"databus/pkg/topics"
 	"databus/schemas"
+	"databus/test/process"
+	"databus/test/stack"
 	"databus/test/usage/verify"
 )
 
@@ -50,56 +46,24 @@ type world struct {
 	window                       time.Duration // of the repeats
 }
 
-// built are the programs, built once for all tests of the process.
-var built struct {
-	once sync.Once
-	dir  string
-	err  error
-}
+// binaries are built once for all tests of the process.
+var binaries process.Binaries
 
 // programs returns the directory of the programs.
 func programs(t testing.TB) string {
 	t.Helper()
-	built.once.Do(func() {
-		if built.dir, built.err = os.MkdirTemp("", "usage-proofs"); built.err != nil {
-			return
-		}
-		cmd := exec.Command("go", "build", "-o", built.dir+"/", "databus/services/usage-aggregator/cmd/usage-aggregator", "databus/services/limiter/cmd/limiter",
-			"databus/test/usage/cmd/instance", "databus/test/usage/cmd/embedded")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			built.err = fmt.Errorf("%w\n%s", err, out)
-		}
-	})
-	if built.err != nil {
-		t.Fatalf("building the programs: %v", built.err)
+	dir, err := binaries.Build("databus/services/usage-aggregator/cmd/usage-aggregator", "databus/services/limiter/cmd/limiter", "databus/test/usage/cmd/instance")
+	if err != nil {
+		t.Fatal(err)
 	}
-	return built.dir
+	return dir
 }
 
 // onEmbedded is a world on the embedded broker in a process of its own, which is never killed.
 func onEmbedded(t testing.TB) *world {
 	t.Helper()
-	bin := programs(t)
-	cmd := exec.Command(filepath.Join(bin, "embedded"))
-	stdin, err1 := cmd.StdinPipe()
-	stdout, err2 := cmd.StdoutPipe()
-	if err := errors.Join(err1, err2); err != nil {
-		t.Fatal(err)
-	}
-	p, err := spawn(cmd)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { stdin.Close(); p.gone(30 * time.Second) })
-	lines := bufio.NewScanner(stdout)
-	var said []string
-	for len(said) < 2 && lines.Scan() {
-		said = append(said, lines.Text())
-	}
-	if len(said) < 2 {
-		t.Fatal("the embedded broker does not start")
-	}
-	return newWorld(t, bin, said[:1], said[1], usageTopics())
+	broker, registry := stack.Start(t, &binaries)
+	return newWorld(t, programs(t), []string{broker}, registry, usageTopics())
 }
 
 func newWorld(t testing.TB, bin string, brokers []string, registry string, all []schemas.Topic) *world {
@@ -196,8 +160,8 @@ func (w *world) verify(what string, all ...*instance) *verify.Report {
 	}
 	var dirs []string
 	for _, i := range all {
-		if !i.run.gone(0) {
-			if err := i.stop(); err != nil {
+		if i.Running() {
+			if err := i.Stop(); err != nil {
 				w.t.Fatalf("%s: %v", what, err)
 			}
 		}
@@ -218,7 +182,7 @@ func (w *world) verify(what string, all ...*instance) *verify.Report {
 func tails(all []*instance) string {
 	var b strings.Builder
 	for _, i := range all {
-		fmt.Fprintf(&b, "\n%s %s:\n%s", i.service, i.id, i.tail())
+		fmt.Fprintf(&b, "\n%s:\n%s", i.Name, i.Tail())
 	}
 	return b.String()
 }

@@ -1,4 +1,4 @@
-// Command embedded runs the embedded broker and registry in a process of their own, so that processes that use them can
+// Command stack runs the embedded broker and registry in a process of their own, so that processes that use them can
 // be killed. It prints both addresses, one a line, and runs until its standard input is closed.
 package main
 
@@ -12,7 +12,7 @@ import (
 
 func main() {
 	if err := run(); err != nil {
-		fmt.Fprintln(os.Stderr, "embedded:", err)
+		fmt.Fprintln(os.Stderr, "stack:", err)
 		os.Exit(1)
 	}
 }
