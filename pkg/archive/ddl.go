@@ -161,7 +161,7 @@ func (c *column) hiveType(d dialect) string {
 	case kindMap:
 		return "map<" + c.children[0].hiveType(d) + "," + c.children[1].hiveType(d) + ">"
 	}
-	if logical := c.node.Type().LogicalType(); logical != nil {
+	if logical := c.leaf.Type().LogicalType(); logical != nil {
 		switch l := logical.Value.(type) {
 		case *format.DecimalType:
 			return fmt.Sprintf("decimal(%d,%d)", l.Precision, l.Scale)

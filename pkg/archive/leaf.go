@@ -15,23 +15,23 @@ import (
 func (c *compiler) compileLeaf(col *column, n *avro.SchemaNode) error {
 	switch n.Type {
 	case "boolean":
-		col.kind, col.node = kindBoolean, plain(parquet.Leaf(parquet.BooleanType))
+		col.kind, col.leaf = kindBoolean, plain(parquet.Leaf(parquet.BooleanType))
 	case "int":
-		col.kind, col.node = kindInt, parquet.Encoded(intNode(n.LogicalType), &parquet.DeltaBinaryPacked)
+		col.kind, col.leaf = kindInt, parquet.Encoded(intNode(n.LogicalType), &parquet.DeltaBinaryPacked)
 	case "long":
-		col.kind, col.node = kindLong, parquet.Encoded(longNode(n.LogicalType), &parquet.DeltaBinaryPacked)
+		col.kind, col.leaf = kindLong, parquet.Encoded(longNode(n.LogicalType), &parquet.DeltaBinaryPacked)
 	case "float":
-		col.kind, col.node = kindFloat, plain(parquet.Leaf(parquet.FloatType))
+		col.kind, col.leaf = kindFloat, plain(parquet.Leaf(parquet.FloatType))
 	case "double":
-		col.kind, col.node = kindDouble, plain(parquet.Leaf(parquet.DoubleType))
+		col.kind, col.leaf = kindDouble, plain(parquet.Leaf(parquet.DoubleType))
 	case "bytes":
-		col.kind, col.node = kindBytes, plain(parquet.Leaf(parquet.ByteArrayType))
+		col.kind, col.leaf = kindBytes, lengths(parquet.Leaf(parquet.ByteArrayType))
 		if n.LogicalType == "decimal" {
-			col.node = plain(parquet.Decimal(n.Scale, n.Precision, parquet.ByteArrayType))
+			col.leaf = plain(parquet.Decimal(n.Scale, n.Precision, parquet.ByteArrayType))
 		}
 	case "string":
-		// Mostly names, codes and ids; the dictionary gives way to plain pages where there are too many.
-		col.kind, col.node = kindString, parquet.Encoded(parquet.String(), &parquet.RLEDictionary)
+		// Mostly names and codes; where the values are ids, node and, later in a row group, the library leave the dictionary.
+		col.kind, col.leaf = kindString, parquet.Encoded(parquet.String(), &parquet.RLEDictionary)
 	case "fixed":
 		if n.Size <= 0 {
 			return fmt.Errorf("field %s: a fixed of %d bytes has no column", col.path, n.Size)
@@ -39,16 +39,16 @@ func (c *compiler) compileLeaf(col *column, n *avro.SchemaNode) error {
 		col.kind, col.size = kindFixed, n.Size
 		switch {
 		case n.LogicalType == "decimal":
-			col.node = parquet.Decimal(n.Scale, n.Precision, parquet.FixedLenByteArrayType(n.Size))
+			col.leaf = parquet.Decimal(n.Scale, n.Precision, parquet.FixedLenByteArrayType(n.Size))
 		case n.LogicalType == "uuid" && n.Size == 16:
-			col.node = parquet.UUID()
+			col.leaf = parquet.UUID()
 		default:
-			col.node = parquet.Leaf(parquet.FixedLenByteArrayType(n.Size))
+			col.leaf = parquet.Leaf(parquet.FixedLenByteArrayType(n.Size))
 		}
-		col.node = plain(col.node)
+		col.leaf = plain(col.leaf)
 	case "enum":
 		// A string to readers: several show Parquet's ENUM as bytes.
-		col.kind, col.node = kindEnum, parquet.Encoded(parquet.String(), &parquet.RLEDictionary)
+		col.kind, col.leaf = kindEnum, parquet.Encoded(parquet.String(), &parquet.RLEDictionary)
 		col.indexes, col.fallback = map[string]int64{}, -1
 		for i, symbol := range n.Symbols {
 			col.symbols = append(col.symbols, parquet.ByteArrayValue([]byte(symbol)))
@@ -67,6 +67,12 @@ func (c *compiler) compileLeaf(col *column, n *avro.SchemaNode) error {
 
 // plain is the one encoding that every reader knows for every type: DuckDB refuses the library's choice for decimals.
 func plain(node parquet.Node) parquet.Node { return parquet.Encoded(node, &parquet.Plain) }
+
+// lengths puts the lengths of strings or bytes apart from their content, so that what does not shrink is one piece, which
+// the compressor passes over.
+func lengths(node parquet.Node) parquet.Node {
+	return parquet.Encoded(node, &parquet.DeltaLengthByteArray)
+}
 
 func intNode(logical string) parquet.Node {
 	switch logical {
@@ -121,24 +127,49 @@ func isMetaColumn(name string) bool {
 	return false
 }
 
-// parquetSchema is the file's schema: the metadata columns, then the value's in the Avro schema's order.
-func (s *Schema) parquetSchema() *parquet.Schema {
+// parquetSchema is the file's schema: the metadata columns, then the value's in the Avro schema's order. unique names
+// the leaves whose strings are not worth a dictionary; nil is none. Readers see no difference.
+func (s *Schema) parquetSchema(unique map[int]bool) *parquet.Schema {
 	header := group{[]parquet.Field{
 		field{parquet.Encoded(parquet.String(), &parquet.RLEDictionary), "key"},
-		field{parquet.Optional(plain(parquet.Leaf(parquet.ByteArrayType))), "value"},
+		field{parquet.Optional(lengths(parquet.Leaf(parquet.ByteArrayType))), "value"},
 	}}
 	fields := []parquet.Field{
 		field{parquet.Encoded(parquet.Leaf(parquet.Int32Type), &parquet.RLEDictionary), "_partition"},
 		field{parquet.Encoded(parquet.Leaf(parquet.Int64Type), &parquet.DeltaBinaryPacked), "_offset"},
 		field{parquet.Encoded(parquet.Timestamp(parquet.Millisecond), &parquet.DeltaBinaryPacked), "_timestamp"},
-		field{parquet.Optional(plain(parquet.Leaf(parquet.ByteArrayType))), "_key"},
+		field{parquet.Optional(lengths(parquet.Leaf(parquet.ByteArrayType))), "_key"},
 		field{parquet.List(header), "_headers"},
 		field{plain(parquet.Leaf(parquet.BooleanType)), "_tombstone"},
 	}
-	for _, child := range s.root.children {
-		fields = append(fields, field{child.node, child.name})
+	return parquet.NewSchema("record", group{append(fields, s.root.fields(unique)...)})
+}
+
+func (c *column) fields(unique map[int]bool) []parquet.Field {
+	fields := make([]parquet.Field, len(c.children))
+	for i, child := range c.children {
+		fields[i] = field{child.node(unique), child.name}
 	}
-	return parquet.NewSchema("record", group{fields})
+	return fields
+}
+
+// node is the column in the file's schema.
+func (c *column) node(unique map[int]bool) parquet.Node {
+	node := c.leaf
+	switch {
+	case c.kind == kindRecord, c.kind == kindChoice:
+		node = group{c.fields(unique)}
+	case c.kind == kindList:
+		node = parquet.List(c.children[0].node(unique))
+	case c.kind == kindMap:
+		node = parquet.Map(c.children[0].node(unique), c.children[1].node(unique))
+	case c.kind == kindString && unique[c.lo]:
+		node = lengths(parquet.String())
+	}
+	if c.optional {
+		node = parquet.Optional(node)
+	}
+	return node
 }
 
 // group is a Parquet group that keeps the order of its fields; parquet.Group sorts them by name.

@@ -68,7 +68,7 @@ func NewReader(r io.ReaderAt, size int64) (_ *Reader, err error) {
 	if file.NumRows() != footer.Rows {
 		return nil, fmt.Errorf("%w: its footer says %d rows, its row groups have %d", ErrFormat, footer.Rows, file.NumRows())
 	}
-	if want := schema.parquetSchema(); !parquet.EqualNodes(want, file.Schema()) {
+	if want := schema.parquetSchema(nil); !parquet.EqualNodes(want, file.Schema()) {
 		return nil, fmt.Errorf("%w: its columns are not those of its value schema", ErrFormat)
 	}
 	return &Reader{

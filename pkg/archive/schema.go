@@ -68,7 +68,7 @@ type column struct {
 	children []*column // fields; element; key and value; a choice's branches
 	typeName string    // of a record, enum or fixed, without namespace
 
-	node  parquet.Node
+	leaf  parquet.Node      // of a leaf, as if it were required
 	field *avro.SchemaField // of a record's field: aliases and default
 }
 
@@ -162,7 +162,6 @@ func (c *compiler) fields(parent *column, n *avro.SchemaNode, depth int) error {
 	if len(n.Fields) == 0 {
 		return fmt.Errorf("%s: a record without fields has no columns", named(parent.path))
 	}
-	var fields []parquet.Field
 	for i := range n.Fields {
 		name := n.Fields[i].Name
 		child := &column{name: name, path: join(parent.path, name), optional: depth == 0, field: &n.Fields[i]}
@@ -173,9 +172,7 @@ func (c *compiler) fields(parent *column, n *avro.SchemaNode, depth int) error {
 			return err
 		}
 		parent.children = append(parent.children, child)
-		fields = append(fields, field{child.node, name})
 	}
-	parent.node = group{fields}
 	return nil
 }
 
@@ -201,7 +198,7 @@ func (c *compiler) compile(col *column, n *avro.SchemaNode, def, rep, depth int)
 	if err := c.compileType(col, n, depth); err != nil {
 		return err
 	}
-	if col.node.Leaf() {
+	if col.leaf != nil {
 		c.leaves = append(c.leaves, col)
 		c.next++
 		if c.next > maxColumns {
@@ -209,9 +206,6 @@ func (c *compiler) compile(col *column, n *avro.SchemaNode, def, rep, depth int)
 		}
 	}
 	col.hi = c.next
-	if col.optional {
-		col.node = parquet.Optional(col.node)
-	}
 	return nil
 }
 
@@ -240,7 +234,6 @@ func (c *compiler) union(col *column, n *avro.SchemaNode) (*avro.SchemaNode, err
 // choice compiles a union of several types to a group with an optional child for each, named by its type.
 func (c *compiler) choice(col *column, n *avro.SchemaNode, depth int) error {
 	taken := map[string]bool{}
-	var fields []parquet.Field
 	for _, i := range col.branches {
 		branch := &n.Branches[i]
 		full := branch.Type
@@ -260,9 +253,7 @@ func (c *compiler) choice(col *column, n *avro.SchemaNode, depth int) error {
 			return err
 		}
 		col.children = append(col.children, child)
-		fields = append(fields, field{child.node, name})
 	}
-	col.node = group{fields}
 	return nil
 }
 
@@ -288,7 +279,6 @@ func (c *compiler) compileType(col *column, n *avro.SchemaNode, depth int) error
 			return err
 		}
 		col.children = []*column{element}
-		col.node = parquet.List(element.node)
 		return nil
 	case "map":
 		col.kind = kindMap
@@ -301,7 +291,6 @@ func (c *compiler) compileType(col *column, n *avro.SchemaNode, depth int) error
 			return err
 		}
 		col.children = []*column{key, value}
-		col.node = parquet.Map(key.node, value.node)
 		return nil
 	}
 	return c.compileLeaf(col, n)

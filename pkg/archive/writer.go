@@ -16,6 +16,8 @@ const (
 	rowGroupBytes  = 32 << 20
 	pageBytes      = 256 << 10
 	dictionaryMax  = 1 << 20
+	sampleRows     = 4096 // of the first batch, which decides about dictionaries
+	sampleLeast    = 256  // values of a column that say anything about the others
 	batchRows      = 512
 	batchBytes     = 1 << 20
 	recordOverhead = 32
@@ -34,10 +36,13 @@ type Range struct {
 
 // Writer writes one object: Append and DeadLetter in the order of the offsets, then Close.
 type Writer struct {
-	schema  *Schema
-	footer  Footer
-	out     *parquet.GenericWriter[any]
-	columns []*parquet.ColumnWriter
+	schema    *Schema
+	footer    Footer
+	to        io.Writer
+	keyFilter bool
+	partition parquet.Value
+	out       *parquet.GenericWriter[any] // nil before the first batch is flushed
+	columns   []*parquet.ColumnWriter
 
 	batch   rows
 	marks   []int
@@ -49,41 +54,74 @@ type Writer struct {
 }
 
 // NewWriter begins an object. A Writer is used once: the library's own Reset writes files that other readers refuse.
-func NewWriter(w io.Writer, schema *Schema, r Range) (*Writer, error) {
+func NewWriter(to io.Writer, schema *Schema, r Range) (*Writer, error) {
 	if err := CheckTopic(r.Topic); err != nil {
 		return nil, fmt.Errorf("writing archive object: %w", err)
 	}
 	if r.Partition < 0 || r.First < 0 {
 		return nil, fmt.Errorf("writing archive object: partition %d, first offset %d", r.Partition, r.First)
 	}
-	fileSchema := schema.parquetSchema()
-	var filters []parquet.BloomFilterColumn
-	if r.KeyFilter {
-		filters = append(filters, parquet.SplitBlockFilter(filterBits, metaColumns[leafKey]))
-	}
-	out := parquet.NewGenericWriter[any](w, fileSchema,
-		parquet.BloomFilters(filters...),
-		parquet.CreatedBy("databus-archive", "1", "1"),
-		parquet.Compression(&zstd.Codec{Level: zstd.SpeedDefault, Concurrency: 1}),
-		parquet.DataPageStatistics(true),
-		parquet.PageBufferSize(pageBytes),
-		parquet.DictionaryMaxBytes(dictionaryMax),
-		// A column index with whole payloads as bounds would hold much of the file twice.
-		parquet.ColumnIndexSizeLimit(func([]string) int { return 32 }),
-	)
-	columns := out.ColumnWriters()
-	if len(columns) != metaLeaves+len(schema.leaves) {
-		return nil, fmt.Errorf("writing archive object: %d columns for %d leaves", len(columns), metaLeaves+len(schema.leaves))
-	}
+	leaves := metaLeaves + len(schema.leaves)
 	return &Writer{
-		schema: schema, out: out, columns: columns, last: r.First - 1,
-		batch: rows{columns: make([][]parquet.Value, len(columns))}, marks: make([]int, len(columns)),
+		schema: schema, to: to, keyFilter: r.KeyFilter, last: r.First - 1,
+		batch: rows{columns: make([][]parquet.Value, leaves)}, marks: make([]int, leaves),
+		partition: parquet.Int32Value(r.Partition).Level(0, 0, leafPartition),
 		footer: Footer{
 			Topic: r.Topic, Partition: r.Partition, First: r.First, Schema: schema.text, SchemaID: r.SchemaID,
 			EncoderVersion: EncoderVersion,
 		},
 	}, nil
 }
+
+// open begins the file, once the first batch shows which strings are worth a dictionary.
+func (w *Writer) open() error {
+	var filters []parquet.BloomFilterColumn
+	if w.keyFilter {
+		filters = append(filters, parquet.SplitBlockFilter(filterBits, metaColumns[leafKey]))
+	}
+	w.out = parquet.NewGenericWriter[any](w.to, w.schema.parquetSchema(w.unique()),
+		parquet.BloomFilters(filters...),
+		parquet.CreatedBy("databus-archive", "2", "2"),
+		parquet.Compression(&zstd.Codec{Level: zstd.SpeedFastest, Concurrency: 1}),
+		parquet.DataPageStatistics(true),
+		parquet.PageBufferSize(pageBytes),
+		parquet.DictionaryMaxBytes(dictionaryMax),
+		// A column index with whole payloads as bounds would hold much of the file twice.
+		parquet.ColumnIndexSizeLimit(func([]string) int { return 32 }),
+	)
+	if w.columns = w.out.ColumnWriters(); len(w.columns) != len(w.batch.columns) {
+		return fmt.Errorf("writing archive object: %d columns for %d leaves", len(w.columns), len(w.batch.columns))
+	}
+	return nil
+}
+
+// unique finds the string columns in which the first batch has hardly a value twice: ids. A dictionary of them would
+// outgrow its bound, after every one of them has been looked up in it.
+func (w *Writer) unique() map[int]bool {
+	found := map[int]bool{}
+	for _, leaf := range w.schema.leaves {
+		if leaf.kind != kindString {
+			continue
+		}
+		n, seen := 0, make(map[string]struct{}, len(w.batch.columns[leaf.lo]))
+		for _, v := range w.batch.columns[leaf.lo] {
+			if !v.IsNull() {
+				n++
+				seen[string(v.ByteArray())] = struct{}{}
+			}
+		}
+		found[leaf.lo] = n >= sampleLeast && (n-len(seen))*100 <= n
+	}
+	return found
+}
+
+// Values that most rows have.
+var (
+	noHeaderKey   = parquet.NullValue().Level(0, 0, leafHeaderKey)
+	noHeaderValue = parquet.NullValue().Level(0, 0, leafHeaderValue)
+	tombstone     = parquet.BooleanValue(true).Level(0, 0, leafTombstone)
+	noTombstone   = parquet.BooleanValue(false).Level(0, 0, leafTombstone)
+)
 
 // Append writes a record. With ErrValue the record is not in the object and the Writer as it was before: the caller
 // counts it with DeadLetter. The record's memory may be used again when Append returns.
@@ -103,7 +141,11 @@ func (w *Writer) Append(r *Record) error {
 	w.footer.Rows++
 	w.pending++
 	w.group += r.size()
-	if w.pending >= batchRows || len(w.arena) >= batchBytes || w.group >= rowGroupBytes {
+	enough := batchRows
+	if w.out == nil {
+		enough = sampleRows
+	}
+	if w.pending >= enough || len(w.arena) >= batchBytes || w.group >= rowGroupBytes {
 		if w.failed = w.flushBatch(); w.failed != nil {
 			return w.failed
 		}
@@ -176,13 +218,13 @@ func (w *Writer) append(r *Record) (err error) {
 			}
 		}
 	}()
-	w.batch.put(leafPartition, parquet.Int32Value(w.footer.Partition).Level(0, 0, leafPartition))
+	w.batch.put(leafPartition, w.partition)
 	w.batch.put(leafOffset, parquet.Int64Value(r.Offset).Level(0, 0, leafOffset))
 	w.batch.put(leafTimestamp, parquet.Int64Value(r.Timestamp).Level(0, 0, leafTimestamp))
 	w.putBytes(leafKey, r.Key, 0, 1)
 	if len(r.Headers) == 0 {
-		w.batch.put(leafHeaderKey, parquet.NullValue().Level(0, 0, leafHeaderKey))
-		w.batch.put(leafHeaderValue, parquet.NullValue().Level(0, 0, leafHeaderValue))
+		w.batch.put(leafHeaderKey, noHeaderKey)
+		w.batch.put(leafHeaderValue, noHeaderValue)
 	}
 	for i, h := range r.Headers {
 		if !utf8.ValidString(h.Key) {
@@ -192,8 +234,10 @@ func (w *Writer) append(r *Record) (err error) {
 		w.batch.put(leafHeaderKey, parquet.ByteArrayValue(w.keep([]byte(h.Key))).Level(rep, 1, leafHeaderKey))
 		w.putBytes(leafHeaderValue, h.Value, rep, 2)
 	}
-	w.batch.put(leafTombstone, parquet.BooleanValue(r.Value == nil).Level(0, 0, leafTombstone))
-	if r.Value == nil {
+	if r.Value != nil {
+		w.batch.put(leafTombstone, noTombstone)
+	} else {
+		w.batch.put(leafTombstone, tombstone)
 		w.schema.root.writeNull(&w.batch, 0, 0)
 		return nil
 	}
@@ -217,6 +261,11 @@ func (w *Writer) keep(b []byte) []byte {
 }
 
 func (w *Writer) flushBatch() error {
+	if w.out == nil {
+		if err := w.open(); err != nil {
+			return err
+		}
+	}
 	for i, values := range w.batch.columns {
 		if len(values) == 0 {
 			continue
