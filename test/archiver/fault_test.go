@@ -19,6 +19,7 @@ import (
 	"databus/pkg/blob"
 	"databus/services/archiver"
 	"databus/test/blob/fault"
+	"databus/test/prove"
 )
 
 // switched is a bucket that can be exchanged for another way to the same one.
@@ -123,7 +124,7 @@ func TestProveFaults(t *testing.T) {
 	for _, kind := range fault.Kinds() {
 		for _, op := range fault.Ops() {
 			for _, large := range []bool{false, true} {
-				if n++; !*full && n%9 != 4 {
+				if n++; !prove.Full() && n%9 != 4 {
 					continue
 				}
 				what := fmt.Sprintf("%s at %s, large %t", kind, op, large)

@@ -3,24 +3,19 @@
 package archiver
 
 import (
-	"fmt"
 	"maps"
-	"os"
 	"slices"
-	"strings"
 	"sync"
 	"testing"
 
 	"databus/test/archiver/verify"
+	"databus/test/measure"
+	"databus/test/prove"
 	"databus/test/servers"
 )
 
 func TestMain(m *testing.M) {
-	servers.Main(m, figures.print, func() {
-		if built.dir != "" {
-			_ = os.RemoveAll(built.dir)
-		}
-	})
+	servers.Main(m, figures.print, binaries.Remove)
 }
 
 // figures collects what the proofs of this process measured.
@@ -60,23 +55,23 @@ func (c *collected) kill(point string) {
 func (c *collected) print() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !*full || c.verified == 0 {
+	if c.verified == 0 {
 		return
 	}
-	say := func(name string, value any, unit, goal string) {
-		fmt.Fprintf(os.Stdout, "figure: %s %v %s (goal %s)\n", name, value, unit, goal)
+	say := func(name, unit string, n, goal int64) {
+		prove.Print(measure.Figure{Name: name, Value: float64(n), Unit: unit, Goal: float64(goal), AtMost: goal == 0})
 	}
 	if c.kills > 0 {
-		say("kills", c.kills, "kills", "300")
+		say("kills", "kills", int64(c.kills), 300)
 		for _, p := range slices.Sorted(maps.Keys(c.points)) {
-			say("kills_"+strings.ReplaceAll(p, " ", "_"), c.points[p], "kills", "10")
+			say("kills_"+prove.Name(p), "kills", int64(c.points[p]), 10)
 		}
-		say("replays", c.replays, "objects", "200")
-		say("differing_replays", c.differed, "objects", "0")
+		say("replays", "objects", int64(c.replays), 200)
+		say("differing_replays", "objects", int64(c.differed), 0)
 	}
 	if c.faults > 0 {
-		say("faults", c.faults, "faults", "96")
+		say("faults", "faults", int64(c.faults), 96)
 	}
-	say("lost", c.lost, "records", "0")
-	say("double", c.double, "records", "0")
+	say("lost", "records", c.lost, 0)
+	say("double", "records", c.double, 0)
 }

@@ -3,14 +3,14 @@
 package archiver
 
 import (
-	"fmt"
 	"math/rand/v2"
-	"os"
 	"testing"
 	"time"
 
 	"databus/services/archiver"
 	"databus/test/archiver/verify"
+	"databus/test/crash"
+	"databus/test/prove"
 )
 
 // TestProveKills kills two archivers again and again, on real Kafka and a real S3 server, under load: at random moments
@@ -18,7 +18,7 @@ import (
 // offset once, and all objects come out the same in an empty bucket.
 func TestProveKills(t *testing.T) {
 	w := realKafka(t)
-	d := &director{w: w, rng: rand.New(rand.NewPCG(6, 6)), all: []*instance{{w: w, id: "a", maxRecords: 35}, {w: w, id: "b", maxRecords: 52}}}
+	d := &director{w: w, rng: rand.New(rand.NewPCG(6, 6)), all: []*instance{w.newInstance("a", 35), w.newInstance("b", 52)}}
 	stop := w.load(1, 200)
 	for _, i := range d.all {
 		if err := i.start(); err != nil {
@@ -26,16 +26,16 @@ func TestProveKills(t *testing.T) {
 		}
 	}
 	began := time.Now()
-	for n, scene := range d.plan(size(30, 300), size(1, 15), size(2, 15)) {
+	for n, scene := range d.plan(prove.Size(30, 300), prove.Size(1, 15), prove.Size(2, 15)) {
 		if err := scene(); err != nil {
 			t.Fatalf("scene %d, after %d kills: %v", n+1, d.kills, err)
 		}
 	}
 	t.Logf("%d kills in %v", d.kills, time.Since(began).Round(time.Second))
 	stop()
-	w.archived(2*time.Minute, func() string { return d.all[0].tail() + "\n" + d.all[1].tail() })
+	w.archived(2*time.Minute, func() string { return d.all[0].Tail() + "\n" + d.all[1].Tail() })
 	for _, i := range d.all {
-		if err := i.stop(); err != nil {
+		if err := i.Stop(); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -47,7 +47,7 @@ func TestProveKills(t *testing.T) {
 	figures.differed += len(sum.Differing)
 	figures.mu.Unlock()
 	t.Logf("made again: %d objects, %d differ", sum.Again, len(sum.Differing))
-	if len(sum.Differing) > 0 || sum.New > 0 || sum.Gone > 0 || sum.Again < size(50, 200) {
+	if len(sum.Differing) > 0 || sum.New > 0 || sum.Gone > 0 || sum.Again < prove.Size(50, 200) {
 		t.Errorf("in an empty bucket: %+v", sum)
 	}
 	w.verifyIn(empty, "replays")
@@ -105,7 +105,7 @@ func (d *director) killed(point string) {
 
 // kill kills an instance that runs.
 func (d *director) kill(i *instance) error {
-	if err := i.kill9(); err != nil {
+	if err := i.Kill9(); err != nil {
 		return err
 	}
 	d.killed("")
@@ -143,15 +143,8 @@ func (d *director) inside(step archiver.Step) error {
 }
 
 func (d *director) crash(i *instance, step archiver.Step, after int) error {
-	file, err := i.startCrashing(string(step), after)
-	if err != nil {
+	if err := i.crash(crash.Point{Name: string(step), After: after}); err != nil {
 		return err
-	}
-	if !i.run.gone(time.Minute) {
-		return fmt.Errorf("archiver %s: step %s was not reached:\n%s", i.id, step, i.tail())
-	}
-	if reached, err := os.ReadFile(file); !i.run.killed() || err != nil || string(reached) != string(step) {
-		return fmt.Errorf("archiver %s: step %s was not reached: %q, %v\n%s", i.id, step, reached, err, i.tail())
 	}
 	d.killed(string(step))
 	return nil

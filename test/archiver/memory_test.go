@@ -3,12 +3,6 @@
 package archiver
 
 import (
-	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -55,23 +49,26 @@ func TestMemoryOf500Partitions(t *testing.T) {
 			t.Fatal(err, failed)
 		}
 	}
-	i := &instance{w: w, id: "wide", maxRecords: 1_000_000}
-	cmd := exec.Command(filepath.Join(programs(t), "archiver"), append(i.args(), "--set", "archiver.patterns=wide*", "--set", "archiver.idle=4s")...)
-	if err := i.launch(cmd); err != nil {
+	i := w.newInstance("wide", 1_000_000)
+	if err := i.start("archiver.patterns=wide*", "archiver.idle=4s"); err != nil {
 		t.Fatal(err)
 	}
 	archived := func() int64 {
 		t.Helper()
 		for end := time.Now().Add(4 * time.Minute); ; time.Sleep(500 * time.Millisecond) {
-			if !i.running() {
-				t.Fatalf("the archiver ended: %v\n%s", i.run.err, i.tail())
+			if err := i.Alive(); err != nil {
+				t.Fatal(err)
 			}
 			behind, err := verify.BehindEnds(t.Context(), verify.Options{Kafka: w.opts, Topic: "wide", Group: archiver.Name})
 			if err == nil && behind == 0 {
-				return peak(t, i.run.pid)
+				used, err := i.Usage()
+				if err != nil {
+					t.Fatal(err)
+				}
+				return used.Peak
 			}
 			if time.Now().After(end) {
-				t.Fatalf("%d partitions are behind, %v\n%s", behind, err, i.tail())
+				t.Fatalf("%d partitions are behind, %v\n%s", behind, err, i.Tail())
 			}
 		}
 	}
@@ -81,7 +78,7 @@ func TestMemoryOf500Partitions(t *testing.T) {
 	first := archived()
 	produce(1000)
 	second := archived()
-	if err := i.stop(); err != nil {
+	if err := i.Stop(); err != nil {
 		t.Fatal(err)
 	}
 	const bound = 400 << 20
@@ -89,24 +86,4 @@ func TestMemoryOf500Partitions(t *testing.T) {
 	if second > bound || second > first+first/3 {
 		t.Errorf("%d MiB after %d MiB; the bound is %d", second>>20, first>>20, bound>>20)
 	}
-}
-
-// peak is the largest resident set of a process, in bytes.
-func peak(t *testing.T, pid int) int64 {
-	t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(b)) {
-		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-			kb, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
-			if err != nil {
-				t.Fatal(err)
-			}
-			return kb << 10
-		}
-	}
-	t.Fatal("the kernel does not say how much memory it was")
-	return 0
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
+	"databus/test/prove"
 	"databus/test/servers"
 )
 
@@ -39,7 +40,7 @@ func TestArchiverOnRealServers(t *testing.T) {
 	}
 	// In small size what a real broker or a real bucket may answer in another way than the embedded ones.
 	run := "TestArchives|TestCrash|TestZombie|TestFencing|TestTwoInstances|TestBackfillOfLost|TestReplay"
-	if *full {
+	if prove.Full() {
 		run = "."
 	}
 	cmd := exec.CommandContext(t.Context(), "go", "test", "-count=1", "-timeout=30m", "-run", run, "databus/services/archiver")

@@ -4,12 +4,10 @@ package archiver
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"log/slog"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -31,18 +29,9 @@ import (
 	"databus/schemas/event"
 	"databus/services/archiver"
 	"databus/test/archiver/verify"
+	"databus/test/process"
 	"databus/test/servers"
 )
-
-var full = flag.Bool("full", false, "run the proofs in full size")
-
-// size is the full size of something with -full, else the small one.
-func size(small, all int) int {
-	if *full {
-		return all
-	}
-	return small
-}
 
 // world is where a proof takes place: a broker with the topics of the archive, a registry and an S3 server with a bucket.
 type world struct {
@@ -238,26 +227,15 @@ func (w *world) backfill(bucket string) archiver.Backfilled {
 	return sum
 }
 
-// built are the programs, built once for all tests of the process.
-var built struct {
-	once sync.Once
-	dir  string
-	err  error
-}
+// binaries are built once for all tests of the process.
+var binaries process.Binaries
 
+// programs returns the directory of the programs.
 func programs(t testing.TB) string {
 	t.Helper()
-	built.once.Do(func() {
-		if built.dir, built.err = os.MkdirTemp("", "archiver-proofs"); built.err != nil {
-			return
-		}
-		cmd := exec.Command("go", "build", "-o", built.dir+"/", "databus/services/archiver/cmd/archiver", "databus/test/archiver/cmd/instance")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			built.err = fmt.Errorf("%w\n%s", err, out)
-		}
-	})
-	if built.err != nil {
-		t.Fatalf("building the programs: %v", built.err)
+	dir, err := binaries.Build("databus/services/archiver/cmd/archiver", "databus/test/archiver/cmd/instance")
+	if err != nil {
+		t.Fatal(err)
 	}
-	return built.dir
+	return dir
 }
