@@ -381,9 +381,22 @@ func (k *Keyring) record(key string, value []byte) *kgo.Record {
 	return rec
 }
 
+// send is ProduceSync that returns with ctx in any case. Records that are under way cannot be called back, so the client
+// waits for them as long as the brokers are away; those may still arrive. Closing the producer gives them up.
+func (k *Keyring) send(ctx context.Context, recs ...*kgo.Record) (kgo.ProduceResults, error) {
+	sent := make(chan kgo.ProduceResults, 1)
+	go func() { sent <- k.producer.ProduceSync(ctx, recs...) }()
+	select {
+	case res := <-sent:
+		return res, res.FirstErr()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("producing to %s: %w", schemas.KeysEvents, ctx.Err())
+	}
+}
+
 func (k *Keyring) produce(ctx context.Context, recs ...*kgo.Record) error {
-	res := k.producer.ProduceSync(ctx, recs...)
-	if err := res.FirstErr(); err != nil {
+	res, err := k.send(ctx, recs...)
+	if err != nil {
 		return err
 	}
 	for _, r := range res {

@@ -188,7 +188,7 @@ func (k *Keyring) resign() {
 	k.cache.clear()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	if err := k.producer.ProduceSync(ctx, k.record(holderKey(k.lease.holder), nil)).FirstErr(); err != nil {
+	if _, err := k.send(ctx, k.record(holderKey(k.lease.holder), nil)); err != nil {
 		k.log.Warn("taking the holder's name back", "error", err)
 	}
 }
