@@ -35,13 +35,17 @@ func main() {
 
 // freezer stops the process where everything is produced and nothing committed.
 func freezer() func(string) error {
-	asked := make(chan os.Signal, 1)
+	asked, woken := make(chan os.Signal, 1), make(chan os.Signal, 1)
 	signal.Notify(asked, syscall.SIGUSR1)
+	signal.Notify(woken, syscall.SIGCONT)
 	return func(at string) error {
 		if at == string(stream.AfterFlush) {
 			select {
 			case <-asked:
-				return syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+				if err := syscall.Kill(os.Getpid(), syscall.SIGSTOP); err != nil {
+					return err
+				}
+				<-woken // another thread may take the signal, and this one go on for a moment
 			default:
 			}
 		}
