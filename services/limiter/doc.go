@@ -10,9 +10,11 @@
 // names the input record that caused it; nothing happens without one, so until the next period's first count its end is
 // noticed by readers, by their clock.
 //
-// Where a contract changes the bounds of periods (see usage.AccountBounds), the old bounds' limit ends with the first count
-// under the new ones, or with the contract where it has no such period. A count may be below zero, if more was corrected
-// than counted: it is compared as it is.
+// Where a contract changes the bounds of periods (see usage.AccountBounds), the old bounds' limit ends with it, for ever: a
+// contract that has the former bounds again begins their periods anew, and what was used up and crossed before does not come
+// back. Where bounds change because the contract had ended before events that came, which counts do not tell, the old
+// limit ends with the first count under the new bounds. A count may be below zero, if more was corrected than counted: it is
+// compared as it is.
 //
 // Concurrency: the stream runtime's: partitions in parallel, one goroutine each.
 //

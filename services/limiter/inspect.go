@@ -18,7 +18,7 @@ func InspectRow(store string, key, value []byte) (any, bool, error) {
 			return nil, true, err
 		}
 		return map[string]any{"period_start": c.PeriodStart, "period_end": c.PeriodEnd, "contract_version": c.ContractVersion,
-			"matched": c.Matched, "unmatched": c.Unmatched}, true, nil
+			"matched": c.Matched, "unmatched": c.Unmatched, "bounds_ended": c.ended}, true, nil
 	case storeContracts:
 		b, err = codec.ForEmbedded[event.Contract]("contract").JSON(value)
 	case storeCrossed:

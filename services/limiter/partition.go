@@ -59,12 +59,23 @@ func (p *partition) onCount(tx *stream.Tx, rec *kgo.Record) error {
 	if err != nil {
 		return err
 	}
-	known, err := tx.Get(storeCounts, rec.Key)
+	row, err := tx.Get(storeCounts, rec.Key)
 	if err != nil {
 		return err
 	}
-	tx.Put(storeCounts, rec.Key, encodeCount(&c))
-	if known == nil && c.PeriodEnd != nil {
+	now := known{UsageCount: c}
+	if row != nil {
+		before, err := decodeCount(rec.Key, row)
+		if err != nil {
+			return err
+		}
+		now.ended = before.ended
+	}
+	tx.Put(storeCounts, rec.Key, now.encode())
+	if now.ended {
+		return nil // the aggregator had not met the contract yet
+	}
+	if row == nil && c.PeriodEnd != nil {
 		if err = p.begin(tx, rec, terms, &c); err != nil {
 			return err
 		}
@@ -76,13 +87,17 @@ func (p *partition) onCount(tx *stream.Tx, rec *kgo.Record) error {
 // tombstone ends the contract.
 func (p *partition) onContract(tx *stream.Tx, rec *kgo.Record) error {
 	account := string(rec.Key)
+	known, err := p.contract(tx, account)
+	if err != nil {
+		return err
+	}
 	if rec.Value == nil {
 		tx.Delete(storeContracts, rec.Key)
 		p.terms[account] = nil
-		return p.compareAll(tx, rec, account, nil)
+		return p.compareAll(tx, rec, account, known, nil)
 	}
 	var c event.Contract
-	if err := p.s.contracts.Decode(tx.Context(), rec.Value, &c); err != nil {
+	if err = p.s.contracts.Decode(tx.Context(), rec.Value, &c); err != nil {
 		return err
 	}
 	terms, err := usage.NewTerms(c)
@@ -91,10 +106,6 @@ func (p *partition) onContract(tx *stream.Tx, rec *kgo.Record) error {
 	}
 	if c.Account != account {
 		return stream.Poison("contract: the record's key is not the account")
-	}
-	known, err := p.contract(tx, account)
-	if err != nil {
-		return err
 	}
 	if c.Version <= known.Version() {
 		return nil
@@ -105,7 +116,7 @@ func (p *partition) onContract(tx *stream.Tx, rec *kgo.Record) error {
 	}
 	tx.Put(storeContracts, rec.Key, row)
 	p.terms[account] = terms
-	return p.compareAll(tx, rec, account, terms)
+	return p.compareAll(tx, rec, account, known, terms)
 }
 
 func (p *partition) contract(tx *stream.Tx, account string) (*usage.Terms, error) {
@@ -134,14 +145,29 @@ func (p *partition) contract(tx *stream.Tx, account string) (*usage.Terms, error
 }
 
 // compareAll compares every count of an account whose period has not ended with its new contract.
-func (p *partition) compareAll(tx *stream.Tx, cause *kgo.Record, account string, terms *usage.Terms) error {
+func (p *partition) compareAll(tx *stream.Tx, cause *kgo.Record, account string, old, terms *usage.Terms) error {
 	counts, err := stored(tx, account+"/")
 	for _, c := range counts {
 		if err != nil {
 			break
 		}
-		if c.PeriodEnd == nil || c.PeriodEnd.After(cause.Timestamp) { // else history: what was announced about it stays
-			err = p.compare(tx, cause, terms, c)
+		if c.ended || c.PeriodEnd != nil && !c.PeriodEnd.After(cause.Timestamp) {
+			continue // history: what was announced about it stays
+		}
+		key := []byte(schemas.JoinKey(c.Account, c.Pack, c.Period))
+		if c.ended = ends(old, terms, &c.UsageCount); c.ended {
+			var row []byte
+			if row, err = tx.Get(storeCrossed, key); err == nil {
+				err = p.drop(tx, cause, terms, &c.UsageCount, row)
+			}
+		} else {
+			err = p.compare(tx, cause, terms, &c.UsageCount)
+		}
+		if terms == nil {
+			c.ContractVersion = 0 // versions start over
+		}
+		if c.ended || terms == nil {
+			tx.Put(storeCounts, key, c.encode())
 		}
 	}
 	return err

@@ -25,7 +25,8 @@ import (
 //	contract ACCOUNT version=N [zone=Z] [starts=T] [ends=T]
 //	PACK PERIOD LIMIT [THRESHOLD ...]              a threshold is "80%" or "30"
 //	no-contract ACCOUNT                            a tombstone
-//	count                                          lines ACCOUNT/PACK/PERIOD MATCHED [UNMATCHED], sent together
+//	count [version=N]                              lines ACCOUNT/PACK/PERIOD MATCHED [UNMATCHED], sent together; counted under the
+//	                                               account's contract, or under version N
 //	no-count ACCOUNT/PACK/PERIOD                   a tombstone
 //	bad TOPIC KEY VALUE                            a record of raw bytes
 //	restart [crash=POINT] [empty]                  crash at the next transaction; without local state
@@ -34,7 +35,7 @@ import (
 func TestScripts(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		t.Parallel()
-		s := &script{bench: newBench(t), dir: t.TempDir(), at: time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC), seen: map[string]int{}}
+		s := &script{bench: newBench(t), dir: t.TempDir(), at: time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC), seen: map[string]int{}, version: map[string]int64{}}
 		s.stop = s.start(s.dir, nil)
 		datadriven.RunTest(t, path, s.run)
 		if err := s.stop(); err != nil {
@@ -48,7 +49,9 @@ type script struct {
 	dir  string
 	at   time.Time
 	seen map[string]int // records read, by topic and partition
-	stop func() error
+	// version of each account's contract, under which the aggregator counts.
+	version map[string]int64
+	stop    func() error
 }
 
 func (s *script) run(t *testing.T, d *datadriven.TestData) string {
@@ -110,7 +113,11 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 			d.Fatalf(t, "%v", err)
 		}
 		send(schemas.UsageContracts, c.Account, v)
+		if _, err := usage.NewTerms(c); err == nil {
+			s.version[c.Account] = max(s.version[c.Account], c.Version)
+		}
 	case "no-contract":
+		delete(s.version, word(0))
 		send(schemas.UsageContracts, word(0), nil)
 	case "no-count":
 		send(schemas.UsageCounts, word(0), nil)
@@ -120,7 +127,10 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 		for _, l := range lines {
 			f := strings.Fields(l)
 			key := strings.SplitN(f[0], "/", 3)
-			c := event.UsageCount{Account: key[0], Pack: key[1], Period: key[2], Matched: number(f[1]), UpdatedAt: s.at}
+			c := event.UsageCount{Account: key[0], Pack: key[1], Period: key[2], Matched: number(f[1]), UpdatedAt: s.at, ContractVersion: s.version[key[0]]}
+			if v := arg("version"); v != "" {
+				c.ContractVersion = number(v)
+			}
 			if len(f) > 2 {
 				c.Unmatched = number(f[2])
 			}

@@ -51,16 +51,25 @@ type announced struct {
 	states     map[string]string // newest limit state by key; empty: a tombstone
 	crossed    map[string]crossed
 	known      map[string]*count
+	gone       map[string]bool // keys of counts whose months or years were cut otherwise since; never cut so again
 }
 
 // announce computes what the limiter must have said about an account.
 func (a *account) announce() announced {
-	out := announced{states: map[string]string{}, crossed: map[string]crossed{}, known: map[string]*count{}}
+	out := announced{states: map[string]string{}, crossed: map[string]crossed{}, known: map[string]*count{}, gone: map[string]bool{}}
 	force := inForce{left: a.contracts}
+	var last *contract
 	change := func(r contractRecord) {
-		for _, c := range out.known {
-			if c.period.end != 0 && c.period.end <= r.appended.UnixMicro() {
+		before := last
+		last = force.now
+		for key, c := range out.known {
+			if out.gone[key] || c.period.end != 0 && c.period.end <= r.appended.UnixMicro() {
 				continue // a period that is over keeps what was said about it
+			}
+			if before.cuts(c) != force.now.cuts(c) {
+				out.drop(force.now, c, r.cause, r.appended)
+				out.gone[key] = true
+				continue
 			}
 			out.compare(force.now, c, r.cause, r.appended)
 		}
@@ -70,6 +79,9 @@ func (a *account) announce() announced {
 		force.until(p.appended, change)
 		_, before := out.known[p.key()]
 		out.known[p.key()] = &p.count
+		if out.gone[p.key()] {
+			continue
+		}
 		if !before {
 			out.begin(force.now, &p.count, p.cause, p.appended)
 		}
@@ -77,6 +89,30 @@ func (a *account) announce() announced {
 	}
 	force.until(time.Unix(1<<40, 0), change)
 	return out
+}
+
+// cuts says by what a contract cuts the periods of a count. Where two contracts in a row do not cut them alike, the second
+// one begins others, whatever their names.
+func (c *contract) cuts(n *count) string {
+	zone := "UTC"
+	if c != nil {
+		zone = c.TimeZone
+	}
+	switch kind, _, _ := strings.Cut(n.period.id, ":"); kind {
+	case "total":
+		return "never"
+	case "month":
+		return "in " + zone
+	default:
+		if c != nil {
+			for _, l := range c.Packs {
+				if l.Pack == n.pack && l.Period == map[string]event.Period{"contract-month": event.PeriodContractMonth, "contract-year": event.PeriodContractYear}[kind] {
+					return fmt.Sprintf("in %s from %d on", zone, c.StartsAt.UnixNano())
+				}
+			}
+		}
+		return "no limit, no periods"
+	}
 }
 
 // others are the known counts of a pack's other periods of the same kind.
