@@ -115,6 +115,9 @@ type killer struct {
 }
 
 func (k killer) run(ctx context.Context, kills []string) error {
+	if err := k.first(ctx); err != nil {
+		return fmt.Errorf("the run before the kills: %w", err)
+	}
 	before := ""
 	for n, point := range kills {
 		var err error
@@ -132,6 +135,32 @@ func (k killer) run(ctx context.Context, kills []string) error {
 	return nil
 }
 
+// first runs the instance until it has committed something, so that there is something to restore.
+func (k killer) first(ctx context.Context) error {
+	if err := k.i.start(); err != nil {
+		return err
+	}
+	if err := k.commits(ctx, 0); err != nil {
+		return err
+	}
+	return k.i.Stop()
+}
+
+// commits waits until the group is further than at, or the instance has ended.
+func (k killer) commits(ctx context.Context, at int64) error {
+	for deadline := time.Now().Add(patience); ; {
+		if now, err := k.sum(ctx); err == nil && now > at {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("it commits nothing:\n%s", k.i.Tail())
+		}
+		if k.i.Ends(30 * time.Millisecond) {
+			return nil
+		}
+	}
+}
+
 // atRandom kills at some moment: while it starts and joins, or while it works.
 func (k killer) atRandom(ctx context.Context) error {
 	at, err := k.sum(ctx)
@@ -144,16 +173,8 @@ func (k killer) atRandom(ctx context.Context) error {
 	if k.rng.IntN(10) < 3 {
 		k.i.Ends(time.Duration(50+k.rng.IntN(1000)) * time.Millisecond)
 	} else {
-		for deadline := time.Now().Add(patience); ; {
-			if now, err := k.sum(ctx); err == nil && now > at {
-				break
-			}
-			if time.Now().After(deadline) {
-				return fmt.Errorf("it commits nothing:\n%s", k.i.Tail())
-			}
-			if k.i.Ends(30 * time.Millisecond) {
-				break
-			}
+		if err := k.commits(ctx, at); err != nil {
+			return err
 		}
 		k.i.Ends(time.Duration(k.rng.IntN(700)) * time.Millisecond)
 	}
