@@ -63,7 +63,7 @@ prove-usage: ## the usage half is killed 600 times, three brokers ten times, and
 	cd test && go test -tags servers -timeout 300m -count 1 -run TestProve ./usage -args -full
 
 .PHONY: prove-ingest
-prove-ingest: ## two instances of ingest are killed 260 times under load; tables, evidence and answers must equal a model
+prove-ingest: ## two instances of ingest are killed 260 times under load; tables, evidence and answers must equal a model; precision and recall on FEBRL 4
 	cd test && go test -tags servers -timeout 120m -count 1 -v -run TestProve ./ingest -args -full
 
 .PHONY: prove-archive

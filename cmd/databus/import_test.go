@@ -41,6 +41,12 @@ func TestImportFormats(t *testing.T) {
 			}
 		}
 	}
+	errs := write("errors.csv", "id,given_name,surname,born,postcode\n1,Jane,Smith,1980-01-31,2000\n2,Jayne,Smyth,1980-01-31,2000\n")
+	args := []string{"import", "--csv", errs, "--account", "typos", "--record-id", "id", "--map", "birth_date=born", "--composite", "person"}
+	if out := d.ok(t, append(args, "--composite", "soundex(name)+born")...); !strings.HasPrefix(out, "2 of 2 records accepted, 0 refused, 0 with warnings") {
+		t.Error(out)
+	}
+	d.run(t, append(args, "--composite", "surname")...).fails(t, 1, "--composite: they are not composites such as")
 	d.run(t, "import", "--parquet", table, "--account", "delta").fails(t, 1, "no column \"record_id\"", "it has id, mail")
 	d.run(t, "import", "--parquet", csv, "--account", "delta").fails(t, 1, "reading Parquet")
 	d.run(t, "import", "--ndjson", csv, "--account", "delta").fails(t, 1, "line 1 is no JSON object")

@@ -136,7 +136,8 @@ func (b *builder) index(id Identifier) int32 {
 }
 
 // neutralise marks the identifiers that connect too many persons. A RECORD identifier says nothing about persons, so it
-// is neither counted nor marked.
+// is neither counted nor marked. Composites repeat what other identifiers say, many for each record, so they are marked but not
+// counted.
 func (b *builder) neutralise(ordered []Evidence) {
 	type pair struct{ a, b int32 }
 	seen := map[pair]struct{}{}
@@ -151,7 +152,7 @@ func (b *builder) neutralise(ordered []Evidence) {
 			}
 			i := b.index(x)
 			for _, y := range e.Identifiers {
-				if y.Kind == Record || x == y {
+				if y.Kind == Record || y.Kind == Composite || x == y {
 					continue
 				}
 				p := pair{i, b.index(y)}

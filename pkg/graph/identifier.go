@@ -12,7 +12,7 @@ import (
 	"databus/schemas/event"
 )
 
-// Kind of an identifier. Smaller kinds are better anchors of a person; the order is that of the Avro enum.
+// Kind of an identifier. Smaller kinds are better anchors of a person. In events kinds are known by their symbols.
 type Kind uint8
 
 // Kinds in order of priority.
@@ -25,6 +25,7 @@ const (
 	Social
 	NameBirthdate
 	NameAddress
+	Composite
 	Record
 	kinds
 )
@@ -38,6 +39,7 @@ var kindNames = [kinds]string{
 	Social:        string(event.IdentifierKindSocial),
 	NameBirthdate: string(event.IdentifierKindNameBirthdate),
 	NameAddress:   string(event.IdentifierKindNameAddress),
+	Composite:     string(event.IdentifierKindComposite),
 	Record:        string(event.IdentifierKindRecord),
 }
 

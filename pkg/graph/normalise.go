@@ -31,6 +31,7 @@ import (
 //	given_name, surname with birth_date (or date_of_birth; YYYY-MM-DD or YYYYMMDD)
 //	given_name, surname with street_number, address_1, address_2 and postcode, or suburb or city where it is missing
 //	country                         ISO 3166 code, for phone
+//	composites                      identifiers of several facts, see PersonComposites
 //
 // email, hashed_email, phone, maid and social may be repeated as email_2 to email_9. Names and addresses: Unicode NFKC,
 // case folded, each run of anything but letters, digits and marks as one space; the words of a name are sorted, so that
@@ -114,12 +115,17 @@ func (n *Normaliser) Identifiers(fields map[string]string) ([]Identifier, []Prob
 		field, value = get("social" + suffix)
 		one(field, value, social, func(v string) { add(Social, v) })
 	}
-	if name := n.name(fields); name != "" {
+	if who := name(fields); who != "" {
 		field, value = get("birth_date", "date_of_birth")
-		one(field, value, birthDate, func(v string) { add(NameBirthdate, name+"\x00"+v) })
+		one(field, value, birthDate, func(v string) { add(NameBirthdate, who+"\x00"+v) })
 		if address := address(fields); address != "" {
-			add(NameAddress, name+"\x00"+address)
+			add(NameAddress, who+"\x00"+address)
 		}
+	}
+	if list, err := parseComposites(fields[compositesField]); err != nil {
+		problems = append(problems, Problem{compositesField, err.Error()})
+	} else if len(list) > 0 {
+		composites(list, fields, region, func(v string) { add(Composite, v) })
 	}
 	return sortIdentifiers(ids), problems
 }
@@ -158,7 +164,7 @@ func fold(s string) string {
 }
 
 // name needs both names: one alone is no person.
-func (n *Normaliser) name(fields map[string]string) string {
+func name(fields map[string]string) string {
 	given, surname := fold(fields["given_name"]), fold(fields["surname"])
 	if given == "" || surname == "" {
 		return ""

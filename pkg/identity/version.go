@@ -64,9 +64,13 @@ func (in *Input) Validate() error {
 	return nil
 }
 
+// payloadBeforeComposites is the fingerprint of the payload's schema before the kind of identifier COMPOSITE was appended, which
+// the present schema reads as it is.
+const payloadBeforeComposites = "\x48\x0d\x9d\x2a\x6d\x8f\x5e\x64"
+
 // Payload opens what a record or a Row's Record seals.
 func (r *Resolver) Payload(ctx context.Context, rec *event.DatabusRecord) (*event.RecordPayload, error) {
-	if !bytes.Equal(rec.PayloadSchema, r.payload.Fingerprint()) {
+	if !bytes.Equal(rec.PayloadSchema, r.payload.Fingerprint()) && string(rec.PayloadSchema) != payloadBeforeComposites {
 		return nil, fmt.Errorf("opening a record: %w", ErrPayloadSchema)
 	}
 	plain, err := r.keyring.Open(ctx, nil, rec)

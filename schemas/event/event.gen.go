@@ -123,6 +123,7 @@ const (
 	EvidenceIdentifierKindNameBirthdate EvidenceIdentifierKind = "NAME_BIRTHDATE"
 	EvidenceIdentifierKindNameAddress   EvidenceIdentifierKind = "NAME_ADDRESS"
 	EvidenceIdentifierKindRecord        EvidenceIdentifierKind = "RECORD"
+	EvidenceIdentifierKindComposite     EvidenceIdentifierKind = "COMPOSITE"
 )
 
 type RebuildEventKind string
@@ -148,6 +149,7 @@ const (
 	IdentifierKindNameBirthdate IdentifierKind = "NAME_BIRTHDATE"
 	IdentifierKindNameAddress   IdentifierKind = "NAME_ADDRESS"
 	IdentifierKindRecord        IdentifierKind = "RECORD"
+	IdentifierKindComposite     IdentifierKind = "COMPOSITE"
 )
 
 type Outcome string
@@ -621,6 +623,8 @@ type KeyEvent struct {
 	BackupsUntil time.Time `avro:"backups_until"`
 	// For swept: by partition of this topic, the offset before which revocations are carried out.
 	Positions []int64 `avro:"positions"`
+	// For shredded, where only some records were meant: keys of the whole account that seal records and were not revoked. Versions of these records that are sealed with them stay readable until the account is shredded.
+	Remaining []string `avro:"remaining"`
 }
 
 // Where an account stands against one limit: what an API layer follows to answer 'may this call go on?'.

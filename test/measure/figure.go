@@ -27,8 +27,11 @@ type Figure struct {
 // Print writes the line that everybody greps for. A missed goal is said, not hidden.
 func (f Figure) Print(w io.Writer) {
 	value := fmt.Sprintf("%.3g", f.Value)
-	if f.Value >= 1000 {
+	switch {
+	case f.Value >= 1000:
 		value = fmt.Sprintf("%.0f", f.Value)
+	case f.Value > 0.99 && f.Value < 1: // a share that is nearly everything is not rounded to it
+		value = fmt.Sprintf("%.5f", f.Value)
 	}
 	if f.None {
 		fmt.Fprintf(w, "figure: %s %s %s\n", f.Name, value, f.Unit)

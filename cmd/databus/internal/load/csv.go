@@ -20,6 +20,9 @@ type Mapping struct {
 	// Fields maps a field of the record to the column it comes from. Columns that are not named are taken under their
 	// own names.
 	Fields map[string]string
+	// Composites are the composite identifiers that each record names, see graph.PersonComposites; empty: none, or those of a
+	// column of that name.
+	Composites string
 	// Run names the load: request ids are made of it and the line, so that the same run sent again is a repeat.
 	Run string
 }

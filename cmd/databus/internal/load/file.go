@@ -82,5 +82,8 @@ func (m Mapping) record(line int, cells func(yield func(column, text string))) R
 			rec.Fields[field] = text
 		}
 	})
+	if m.Composites != "" {
+		rec.Fields["composites"] = m.Composites
+	}
 	return rec
 }

@@ -149,3 +149,26 @@ func TestBadNDJSON(t *testing.T) {
 		t.Errorf("%+v, %v", r, err)
 	}
 }
+
+// Every record names the composites of the mapping, also where the file has a column of that name.
+func TestComposites(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.csv")
+	if err := os.WriteFile(path, []byte("id,surname,composites\n1,Smith,\n2,Wu,a+b\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for composites, want := range map[string][]string{"": {"", "a+b"}, "person": {"person", "person"}} {
+		source, err := Open(FormatCSV, path, Mapping{Account: "acme", Composites: composites})
+		if err != nil {
+			t.Fatal(err)
+		}
+		records, err := all(t, source)
+		if err != nil || len(records) != 2 {
+			t.Fatal(records, err)
+		}
+		for i, r := range records {
+			if r.Fields["composites"] != want[i] {
+				t.Errorf("%q, record %d: %v", composites, i, r.Fields)
+			}
+		}
+	}
+}
