@@ -357,6 +357,9 @@ func (k *Keyring) publish(ctx context.Context, events ...*event.KeyEvent) error 
 		if ev.Expired == nil {
 			ev.Expired = []string{}
 		}
+		if ev.Remaining == nil {
+			ev.Remaining = []string{}
+		}
 		if ev.Positions == nil {
 			ev.Positions = []int64{}
 		}

@@ -34,6 +34,10 @@ type Receipt struct {
 	At time.Time
 	// Holders have said that they dropped the keys, Expired have said nothing until their lease was over.
 	Holders, Expired []string
+	// Remaining are the account's keys that seal records without keys of their own and were not revoked, where only some
+	// records were meant: versions of them that such a key sealed, before or after they had their own, stay readable until
+	// the account is shredded.
+	Remaining []string
 	// LogUntil is when compaction has removed the wrapped keys from keys.events at the latest, BackupsUntil when the last
 	// backup of them is gone: whoever has such a copy and the key-encryption key can undo the shredding until then.
 	LogUntil, BackupsUntil time.Time
@@ -72,7 +76,7 @@ func (s *shreds) put(ev *event.KeyEvent, offset int64) {
 		}
 	case event.KeyEventKindShredded:
 		delete(s.open, key)
-		s.results[key] = &Receipt{ID: ev.ShredID, Account: ev.Account, Keys: ev.Keys, At: ev.At, Holders: ev.Holders, Expired: ev.Expired,
+		s.results[key] = &Receipt{ID: ev.ShredID, Account: ev.Account, Keys: ev.Keys, At: ev.At, Holders: ev.Holders, Expired: ev.Expired, Remaining: ev.Remaining,
 			LogUntil: ev.LogUntil, BackupsUntil: ev.BackupsUntil, offset: offset}
 	case event.KeyEventKindHolder:
 		s.holders[ev.Holder] = true

@@ -53,7 +53,7 @@ func (k *Keyring) Shred(ctx context.Context, s Shred) (*Receipt, error) {
 		if err := k.confirm(ctx); err != nil {
 			return fail(err)
 		}
-		live, err := k.live(s)
+		live, remaining, err := k.live(s)
 		if err != nil {
 			return fail(err)
 		}
@@ -63,7 +63,7 @@ func (k *Keyring) Shred(ctx context.Context, s Shred) (*Receipt, error) {
 		if err := k.revoke(ctx, live, r.ID); err != nil {
 			return fail(err)
 		}
-		r.Keys += int64(len(live))
+		r.Keys, r.Remaining = r.Keys+int64(len(live)), remaining
 		if err := k.wait(ctx, r, round, holders, expired); err != nil {
 			return fail(err)
 		}
@@ -77,7 +77,7 @@ func (k *Keyring) Shred(ctx context.Context, s Shred) (*Receipt, error) {
 	r.BackupsUntil = r.LogUntil.Add(s.Backups)
 	err := k.publish(ctx, &event.KeyEvent{
 		KeyID: shredKey(s.Account, r.ID), Account: s.Account, Kind: event.KeyEventKindShredded, ShredID: r.ID, Keys: r.Keys,
-		Holders: r.Holders, Expired: r.Expired, LogUntil: r.LogUntil, BackupsUntil: r.BackupsUntil,
+		Holders: r.Holders, Expired: r.Expired, Remaining: r.Remaining, LogUntil: r.LogUntil, BackupsUntil: r.BackupsUntil,
 	})
 	if err != nil {
 		return fail(err)
@@ -85,15 +85,14 @@ func (k *Keyring) Shred(ctx context.Context, s Shred) (*Receipt, error) {
 	return r, k.tidy(ctx, r)
 }
 
-// live are the keys that are not revoked yet.
-func (k *Keyring) live(s Shred) ([]*entry, error) {
+// live are the keys that are not revoked yet; remaining are those that will not be and may have sealed what is meant.
+func (k *Keyring) live(s Shred) (live []*entry, remaining []string, err error) {
 	k.mu.RLock()
 	defer k.mu.RUnlock()
 	a := k.accounts[s.Account]
 	if a == nil || len(a.keys) == 0 {
-		return nil, ErrUnknownKey
+		return nil, nil, ErrUnknownKey
 	}
-	var live []*entry
 	add := func(list []*entry) {
 		for _, e := range list {
 			if !e.revoked() {
@@ -103,15 +102,20 @@ func (k *Keyring) live(s Shred) ([]*entry, error) {
 	}
 	if len(s.RecordKeys) == 0 {
 		add(a.keys) // records' own are wrapped by them
-		return live, nil
+		return live, nil, nil
 	}
 	for i, key := range s.RecordKeys {
 		if len(a.records[key]) == 0 {
-			return nil, fmt.Errorf("record %d of %d: %w; `databus keys rotate %s --per-record` gives a key to each record that is written from then on", i+1, len(s.RecordKeys), ErrNoOwnKey, s.Account)
+			return nil, nil, fmt.Errorf("record %d of %d: %w; `databus keys rotate %s --per-record` gives a key to each record that is written from then on", i+1, len(s.RecordKeys), ErrNoOwnKey, s.Account)
 		}
 		add(a.records[key])
 	}
-	return live, nil
+	for _, e := range a.keys {
+		if !e.revoked() && !e.perRecord {
+			remaining = append(remaining, e.id)
+		}
+	}
+	return live, remaining, nil
 }
 
 func (k *Keyring) revoke(ctx context.Context, live []*entry, id string) error {

@@ -237,8 +237,8 @@ func TestShredRecords(t *testing.T) {
 	}
 	opens(a, one, nil) // and nothing was revoked
 	receipt, err := a.Shred(t.Context(), Shred{Account: "acme", RecordKeys: []string{"r1"}})
-	if err != nil || receipt.Keys != 2 {
-		t.Fatalf("%+v, %v", receipt, err)
+	if err != nil || receipt.Keys != 2 || !slices.Equal(receipt.Remaining, []string{before.KeyID}) {
+		t.Fatalf("%+v, %v; the account's first key, %s, is left", receipt, err, before.KeyID)
 	}
 	late := openKeyring(t, bed, keys, 0)
 	for _, ring := range []*Keyring{a, b, late} {
