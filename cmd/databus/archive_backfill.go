@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"os"
 
-	"databus/schemas/codec"
 	"databus/services/archiver"
 )
 
@@ -37,16 +36,7 @@ func (c archiveBackfillCmd) Run(ctx context.Context, g *Globals) error {
 	if err != nil {
 		return err
 	}
-	cl, err := g.kafka(ctx) // an unreachable broker is an error here, not waited for
-	if err != nil {
-		return err
-	}
-	cl.Close()
-	t, err := g.target()
-	if err != nil {
-		return err
-	}
-	registry, _, err := g.registry()
+	at, err := g.reach(ctx)
 	if err != nil {
 		return err
 	}
@@ -60,8 +50,8 @@ func (c archiveBackfillCmd) Run(ctx context.Context, g *Globals) error {
 	sum, err := archiver.Backfill{
 		Config: cfg, Topic: c.Topic, From: c.From,
 		Parts: archiver.Parts{
-			Client: t.options(), TransactionalID: "databus.archive.backfill." + c.Topic, Bucket: bucket,
-			Codec: codec.New(registry, codec.Options{}), SpoolDir: dir, Log: slog.New(slog.DiscardHandler),
+			Client: at.kafka, TransactionalID: "databus.archive.backfill." + c.Topic, Bucket: bucket,
+			Codec: at.codec, SpoolDir: dir, Log: slog.New(slog.DiscardHandler),
 		},
 	}.Run(ctx)
 	if err != nil {

@@ -195,20 +195,11 @@ func (c archiveLsCmd) manifest(ctx context.Context, g *Globals, listing *history
 
 // manifest reads archive.files as it is now.
 func (g *Globals) manifest(ctx context.Context, topic string) ([]event.ArchiveFile, error) {
-	cl, err := g.kafka(ctx) // an unreachable broker is an error here, not waited for
+	at, err := g.reach(ctx)
 	if err != nil {
 		return nil, err
 	}
-	cl.Close()
-	t, err := g.target()
-	if err != nil {
-		return nil, err
-	}
-	cdc, err := g.codec()
-	if err != nil {
-		return nil, err
-	}
-	m, err := history.Follow(ctx, t.options(), cdc, topic, nil)
+	m, err := history.Follow(ctx, at.kafka, at.codec, topic, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -41,21 +41,12 @@ func (c archiveRestoreCmd) Run(ctx context.Context, g *Globals) error {
 	if err != nil {
 		return err
 	}
-	cl, err := g.kafka(ctx) // an unreachable broker is an error here, not waited for
-	if err != nil {
-		return err
-	}
-	cl.Close()
-	t, err := g.target()
-	if err != nil {
-		return err
-	}
-	registry, _, err := g.registry()
+	at, err := g.reach(ctx)
 	if err != nil {
 		return err
 	}
 	r := history.Restorer{
-		Bucket: bucket, Prefix: c.Prefix, Topic: c.Topic, To: c.To, Kafka: t.options(), Registry: registry, Append: c.Append,
+		Bucket: bucket, Prefix: c.Prefix, Topic: c.Topic, To: c.To, Kafka: at.kafka, Registry: at.registry, Append: c.Append,
 		State: c.State, Offsets: c.Offsets, Workers: c.Workers,
 		Note: func(s string) { fmt.Fprintln(g.Err, "databus:", s) },
 	}

@@ -50,19 +50,11 @@ func (c archiveVerifyCmd) Run(ctx context.Context, g *Globals) error {
 	}
 	v := history.Verifier{Bucket: bucket, Prefix: c.Prefix, Topic: c.Topic, Deep: c.Deep, Group: c.Group, Patience: c.Patience, Workers: c.Workers}
 	if !c.BucketOnly {
-		cl, err := g.kafka(ctx) // an unreachable broker is an error here, not waited for
+		at, err := g.reach(ctx)
 		if err != nil {
 			return err
 		}
-		cl.Close()
-		t, err := g.target()
-		if err != nil {
-			return err
-		}
-		v.Kafka = t.options()
-		if v.Codec, err = g.codec(); err != nil {
-			return err
-		}
+		v.Kafka, v.Codec = at.kafka, at.codec
 	}
 	var files, rows, problems int64
 	err = v.Run(ctx, func(p *history.Verified) error {

@@ -195,6 +195,46 @@ func (k *known) ID(ctx context.Context, subject, schema string) (int, error) {
 	return id, err
 }
 
+// cluster is what packages need that make clients of their own.
+type cluster struct {
+	kafka    []kgo.Opt
+	registry codec.Registry
+	codec    *codec.Codec
+}
+
+// reach makes sure that a broker answers: those packages would wait for one that is away, and say nothing.
+func (g *Globals) reach(ctx context.Context) (cluster, error) {
+	t, err := g.target()
+	if err != nil {
+		return cluster{}, err
+	}
+	registry, _, err := g.registry()
+	if err != nil {
+		return cluster{}, err
+	}
+	cdc, err := g.codec()
+	if err != nil {
+		return cluster{}, err
+	}
+	cl, err := g.kafka(ctx)
+	if err != nil {
+		return cluster{}, err
+	}
+	cl.Close()
+	return cluster{kafka: t.options(), registry: registry, codec: cdc}, nil
+}
+
+// upToNow waits until who follows a topic has read all of it; where that fails it closes him.
+func upToNow(ctx context.Context, topic string, read func(context.Context) error, closes func()) error {
+	bounded, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	if err := read(bounded); err != nil {
+		closes()
+		return fmt.Errorf("reading %s: %w", topic, err)
+	}
+	return nil
+}
+
 // registryHint adds to an outage where the address came from.
 func (g *Globals) registryHint(err error) error {
 	if !errors.Is(err, codec.ErrUnavailable) {

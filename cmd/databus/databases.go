@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"databus/pkg/identity"
 	"databus/schemas"
@@ -22,30 +21,15 @@ type databasesCmd struct {
 
 // databases reads databus.databases up to now.
 func (g *Globals) databases(ctx context.Context) (*identity.Databases, error) {
-	t, err := g.target()
+	at, err := g.reach(ctx)
 	if err != nil {
 		return nil, err
 	}
-	cdc, err := g.codec()
+	all, err := identity.FollowDatabases(ctx, at.kafka, at.codec, nil)
 	if err != nil {
 		return nil, err
 	}
-	cl, err := g.kafka(ctx) // says what is wrong where nobody answers
-	if err != nil {
-		return nil, err
-	}
-	cl.Close()
-	all, err := identity.FollowDatabases(ctx, t.options(), cdc, nil)
-	if err != nil {
-		return nil, err
-	}
-	bounded, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	if err := all.Ready(bounded); err != nil {
-		all.Close()
-		return nil, fmt.Errorf("reading %s: %w", schemas.DatabusDatabases, err)
-	}
-	return all, nil
+	return all, upToNow(ctx, schemas.DatabusDatabases, all.Ready, all.Close)
 }
 
 // findDatabase returns a version, or an error that names those that there are.

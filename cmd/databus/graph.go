@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -49,19 +48,10 @@ func (f bucketFlag) open(ctx context.Context, g *Globals) (blob.Bucket, error) {
 
 // graphs reads identity.graphs up to now. Without a bucket they can be listed only.
 func (g *Globals) graphs(ctx context.Context, bucket blob.Bucket) (*identity.Graphs, error) {
-	t, err := g.target()
+	at, err := g.reach(ctx)
 	if err != nil {
 		return nil, err
 	}
-	cdc, err := g.codec()
-	if err != nil {
-		return nil, err
-	}
-	cl, err := g.kafka(ctx) // says what is wrong where nobody answers
-	if err != nil {
-		return nil, err
-	}
-	cl.Close()
 	var cache *graph.Cache
 	if bucket != nil {
 		dir, err := os.UserCacheDir()
@@ -70,17 +60,11 @@ func (g *Globals) graphs(ctx context.Context, bucket blob.Bucket) (*identity.Gra
 		}
 		cache = graph.NewCache(bucket, filepath.Join(dir, "databus", "graphs"), nil)
 	}
-	all, err := identity.FollowGraphs(ctx, t.options(), cdc, cache, nil)
+	all, err := identity.FollowGraphs(ctx, at.kafka, at.codec, cache, nil)
 	if err != nil {
 		return nil, err
 	}
-	bounded, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	if err := all.Ready(bounded); err != nil {
-		all.Close()
-		return nil, fmt.Errorf("reading %s: %w", schemas.IdentityGraphs, err)
-	}
-	return all, nil
+	return all, upToNow(ctx, schemas.IdentityGraphs, all.Ready, all.Close)
 }
 
 type graphBuildCmd struct {

@@ -41,16 +41,7 @@ func (c initCmd) Run(ctx context.Context, g *Globals) error {
 			return err
 		}
 	}
-	t, err := g.target()
-	if err != nil {
-		return err
-	}
-	client, err := g.kafka(ctx)
-	if err != nil {
-		return err
-	}
-	client.Close()
-	registry, _, err := g.registry()
+	at, err := g.reach(ctx)
 	if err != nil {
 		return err
 	}
@@ -63,7 +54,7 @@ func (c initCmd) Run(ctx context.Context, g *Globals) error {
 		return err
 	}
 	defer stores.Close() //nolint:errcheck // everything is durable by then
-	done, err := setup.Run(ctx, setup.Target{Kafka: t.options(), Registry: registry, Bucket: bucket, Stores: stores, Replication: c.Replication,
+	done, err := setup.Run(ctx, setup.Target{Kafka: at.kafka, Registry: at.registry, Bucket: bucket, Stores: stores, Replication: c.Replication,
 		Log: slog.New(slog.NewTextHandler(g.Err, nil))})
 	for _, line := range done {
 		fmt.Fprintln(g.Out, line)

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"path/filepath"
 	"text/tabwriter"
-	"time"
 
 	"databus/pkg/seal"
 	"databus/schemas"
@@ -40,30 +39,15 @@ func (f secretsFlags) load(ctx context.Context, g *Globals) (*seal.Keys, error) 
 
 // keyring reads keys.events up to now; without secrets it opens and makes no keys.
 func (g *Globals) keyring(ctx context.Context, secrets *seal.Keys) (*seal.Keyring, error) {
-	t, err := g.target()
+	at, err := g.reach(ctx)
 	if err != nil {
 		return nil, err
 	}
-	cdc, err := g.codec()
+	k, err := seal.OpenKeyring(ctx, seal.Options{Kafka: at.kafka, Codec: at.codec, Keys: secrets})
 	if err != nil {
 		return nil, err
 	}
-	cl, err := g.kafka(ctx) // says what is wrong where nobody answers
-	if err != nil {
-		return nil, err
-	}
-	cl.Close()
-	k, err := seal.OpenKeyring(ctx, seal.Options{Kafka: t.options(), Codec: cdc, Keys: secrets})
-	if err != nil {
-		return nil, err
-	}
-	bounded, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	if err := k.CaughtUp(bounded); err != nil {
-		k.Close()
-		return nil, fmt.Errorf("reading %s: %w", schemas.KeysEvents, err)
-	}
-	return k, nil
+	return k, upToNow(ctx, schemas.KeysEvents, k.CaughtUp, k.Close)
 }
 
 func checkAccount(account string) error {

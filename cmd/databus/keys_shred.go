@@ -36,7 +36,8 @@ when those are gone: until then somebody who has such a copy and the key-encrypt
 that ends; tell it with --backups-kept how long backups are kept. If the command is interrupted, run it again.
 
 Only an account's records that were written after "keys rotate --per-record" can be shredded alone, with --record ID or
---person ID.
+--person ID. Versions from before are sealed with the whole account's key and stay readable until the account is shredded; the
+receipt names such keys.
 
 Examples:
 
@@ -66,6 +67,10 @@ func (c keysShredCmd) Run(ctx context.Context, g *Globals) error {
 	if err != nil {
 		return err
 	}
+	at, err := g.reach(ctx)
+	if err != nil {
+		return err
+	}
 	k, err := g.keyring(ctx, nil) // nothing is opened
 	if err != nil {
 		return err
@@ -78,18 +83,10 @@ func (c keysShredCmd) Run(ctx context.Context, g *Globals) error {
 	if err != nil {
 		fmt.Fprintln(g.Err, "databus:", oneLine(err))
 	}
-	t, err := g.target()
-	if err != nil {
-		return err
-	}
-	cdc, err := g.codec()
-	if err != nil {
-		return err
-	}
-	shredded, err := seal.ReadShredded(ctx, t.options(), cdc)
+	shredded, err := seal.ReadShredded(ctx, at.kafka, at.codec)
 	var withdrawn int64
 	if err == nil {
-		withdrawn, err = identity.WithdrawEvidence(ctx, t.options(), cdc, shredded)
+		withdrawn, err = identity.WithdrawEvidence(ctx, at.kafka, at.codec, shredded)
 	}
 	if err != nil {
 		return fmt.Errorf("the keys are revoked, but run the command again: %w", g.registryHint(err))
@@ -220,13 +217,16 @@ func (c keysShredCmd) databases(ctx context.Context, g *Globals, k *seal.Keyring
 func receiptLine(r *seal.Receipt) map[string]any {
 	none := func(list []string) []string { return append([]string{}, list...) }
 	return map[string]any{"shred_id": r.ID, "account": r.Account, "keys": r.Keys, "unreadable_since": r.At, "holders": none(r.Holders), "expired": none(r.Expired),
-		"log_until": r.LogUntil, "backups_until": r.BackupsUntil}
+		"remaining": none(r.Remaining), "log_until": r.LogUntil, "backups_until": r.BackupsUntil}
 }
 
 func receiptText(r *seal.Receipt) string {
 	text := fmt.Sprintf("account %s, shredding %s: %d keys revoked, unreadable everywhere since %s; dropped by %s", r.Account, r.ID, r.Keys, moment(r.At), names(r.Holders))
 	if len(r.Expired) > 0 {
 		text += fmt.Sprintf("; %s said nothing until its lease was over", names(r.Expired))
+	}
+	if len(r.Remaining) > 0 {
+		text += fmt.Sprintf("; not covered: versions of these records sealed with %s of the whole account, which stay readable until the account is shredded", names(r.Remaining))
 	}
 	return text + fmt.Sprintf("; the wrapped keys leave %s by %s, the last backup by %s", schemas.KeysEvents, moment(r.LogUntil), moment(r.BackupsUntil))
 }
