@@ -30,14 +30,15 @@ import (
 	"databus/schemas/codec"
 	"databus/services/archiver"
 	"databus/test/archiver/verify"
+	"databus/test/javatool"
 	"databus/test/pytool"
 )
 
 const corpus = 60 // generated schemas
 
 // TestRoundTrip: topics of 60 generated schemas, which no catalogue knows, are found by a pattern, archived and restored into
-// other topics. Those hold the same keys, values, headers and timestamps in the same order; and what DuckDB and pyarrow
-// read is what was sent, value by value.
+// other topics. Those hold the same keys, values, headers and timestamps in the same order; and what DuckDB, pyarrow and
+// parquet-java read is what was sent, value by value.
 func TestRoundTrip(t *testing.T) {
 	stack := embedded.ForTest(t)
 	opts := []kgo.Opt{kgo.SeedBrokers(stack.Broker.Seeds()...), kgo.MetadataMinAge(50 * time.Millisecond), kgo.FetchMaxWait(100 * time.Millisecond)}
@@ -127,6 +128,9 @@ func TestRoundTrip(t *testing.T) {
 		}
 	}
 
+	if err := javatool.ReadParquet(t.Context(), filepath.Join(dir, "values")); err != nil {
+		t.Fatal(err)
+	}
 	out, err := pytool.Run(t.Context(), nil, "archive_values.py", filepath.Join(dir, "values"))
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,6 @@
 // Package javatool runs the JVM clients of test/java, to show that stock Java reads what Databus writes.
 //
-// Promise: a result comes from kafka-clients and Apache Avro alone. The programs are compiled once and kept in the tests' cache.
+// Promise: a result comes from kafka-clients, Apache Avro and parquet-java alone. The programs are compiled once and kept in the tests' cache.
 //
 // Concurrency: safe for use from several goroutines and processes.
 //
@@ -12,11 +12,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"io/fs"
-	"os"
 	"os/exec"
-	"path/filepath"
-	"strings"
 
 	"databus/test/java"
 	"databus/test/servers/fetch"
@@ -43,24 +39,12 @@ type Header struct {
 // ReadTopic returns the committed records of the topic from its beginning to its end as it is now, partition by
 // partition in order of offset; the partitions are interleaved. registry is the base URL of the Confluent API.
 func ReadTopic(ctx context.Context, bootstrap, registry, topic string) ([]Record, error) {
-	dir, err := build(ctx)
+	out, err := run(ctx, "reading topic "+topic, "ReadTopic", bootstrap, registry, topic)
 	if err != nil {
 		return nil, err
-	}
-	bin, _, err := fetch.Java(ctx)
-	if err != nil {
-		return nil, err
-	}
-	classPath := filepath.Join(dir, "target", "classes") + string(os.PathListSeparator) + filepath.Join(dir, "libs", "*")
-	cmd := exec.CommandContext(ctx, bin, "-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",
-		"-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", classPath, "databus.ReadTopic", bootstrap, registry, topic)
-	var out, errs bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &errs
-	if err := cmd.Run(); err != nil {
-		return nil, fmt.Errorf("reading topic %s with Java: %w\n%s", topic, err, fetch.Tail(errs.Bytes(), 25))
 	}
 	var records []Record
-	for dec := json.NewDecoder(&out); dec.More(); {
+	for dec := json.NewDecoder(out); dec.More(); {
 		var r Record
 		if err := dec.Decode(&r); err != nil {
 			return nil, fmt.Errorf("parsing what Java printed of topic %s: %w", topic, err)
@@ -70,37 +54,34 @@ func ReadTopic(ctx context.Context, bootstrap, registry, topic string) ([]Record
 	return records, nil
 }
 
-// build compiles the programs once for each state of their sources.
-func build(ctx context.Context) (string, error) {
+// ReadParquet reads every file *.parquet below dir with parquet-java, and writes beside each one FILE.ndjson with an
+// object for each row: columns by name, null where nothing is there, numbers as they are stored whatever their logical type, strings as
+// strings, other bytes as "b:" and their hex, lists as arrays, maps as arrays of pairs in their order.
+func ReadParquet(ctx context.Context, dir string) error {
+	_, err := run(ctx, "reading Parquet files", "ReadParquet", dir)
+	return err
+}
+
+// run runs a program to its end.
+func run(ctx context.Context, what, class string, args ...string) (*bytes.Buffer, error) {
 	cache, err := fetch.Open()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	files := map[string][]byte{}
-	var key strings.Builder
-	err = fs.WalkDir(java.Sources, ".", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		b, err := java.Sources.ReadFile(path)
-		files[path] = b
-		fmt.Fprintf(&key, "%s %d\n%s", path, len(b), b)
-		return err
-	})
+	classPath, err := cache.JavaProject(ctx, "java-readers", java.Sources)
 	if err != nil {
-		return "", fmt.Errorf("reading the Java sources: %w", err)
+		return nil, err
 	}
-	return cache.Once(ctx, "java-readers", key.String(), func(ctx context.Context, tmp string) error {
-		for path, b := range files {
-			file := filepath.Join(tmp, filepath.FromSlash(path))
-			if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-				return err
-			}
-			if err := os.WriteFile(file, b, 0o644); err != nil {
-				return err
-			}
-		}
-		return cache.Maven(ctx, tmp, "compile", "dependency:copy-dependencies",
-			"-DoutputDirectory="+filepath.Join(tmp, "libs"), "-DincludeScope=runtime")
-	})
+	bin, _, err := fetch.Java(ctx)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.CommandContext(ctx, bin, append([]string{"-Xmx256m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC",
+		"-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", classPath, "databus." + class}, args...)...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("%s with Java: %w\n%s", what, err, fetch.Tail(errs.Bytes(), 25))
+	}
+	return &out, nil
 }

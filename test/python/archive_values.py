@@ -1,10 +1,11 @@
-"""Compares every value of archive objects, as DuckDB and as pyarrow read them, with the Avro records they were made of.
+"""Compares every value of archive objects, as DuckDB, pyarrow and parquet-java read them, with the Avro records they were made of.
 
 usage: archive_values.py DIR
 
 DIR holds a folder per topic with schema.json (Avro), records.ndjson (what was on the topic) and the objects. A record is
 {"p": PARTITION, "o": OFFSET, "t": MILLISECONDS, "k": BASE64|null, "h": [[NAME, BASE64|null]], "v": BASE64|null}; v is Avro's
-binary form without the registry's prefix. The Avro decoder below is a third one, written for this comparison alone.
+binary form without the registry's prefix. Beside each object FILE.parquet is FILE.parquet.ndjson, which parquet-java wrote: see ReadParquet.java.
+The Avro decoder below is a further one, written for this comparison alone.
 
 Output: {"schemas": N, "rows": N, "values": N, "differences": [TEXT]}, at most twenty differences. values counts the leaves that were
 compared, for one reader.
@@ -163,23 +164,36 @@ def canonical(s, v):
     if isinstance(v, datetime.time):
         micros = ((v.hour * 60 + v.minute) * 60 + v.second) * 1_000_000 + v.microsecond
         return micros // 1000 if logical == "time-millis" else micros
-    if logical == "uuid" and t == "fixed" and isinstance(v, str):
+    if logical == "uuid" and t == "fixed" and isinstance(v, str) and not v.startswith("b:"):
         v = uuid.UUID(v)
     if isinstance(v, uuid.UUID):
         return str(v) if t == "string" else "b:" + v.bytes.hex()
     if isinstance(v, bytes):
         return "b:" + v.hex()
+    if logical == "decimal" and isinstance(v, str):
+        return int.from_bytes(bytes.fromhex(v.removeprefix("b:")), "big", signed=True)
     return v
 
 
 def with_duckdb(path):
     db = duckdb.connect()
     db.execute("SET TimeZone = 'UTC'")
-    return db.execute("SELECT * FROM read_parquet(?, hive_partitioning = false)", [str(path)]).to_arrow_table()
+    return lists(db.execute("SELECT * FROM read_parquet(?, hive_partitioning = false)", [str(path)]).to_arrow_table())
 
 
 def with_pyarrow(path):
-    return pq.ParquetFile(path).read()
+    return lists(pq.ParquetFile(path).read())
+
+
+def with_parquet_java(path):
+    """What is stored: of the metadata's columns alone the logical types are applied here."""
+    rows = [json.loads(line) for line in path.with_name(path.name + ".ndjson").read_text().split("\n") if line]
+    raw = lambda b: None if b is None else bytes.fromhex(b.removeprefix("b:"))
+    for r in rows:
+        r["_timestamp"] = EPOCH + datetime.timedelta(milliseconds=r["_timestamp"])
+        r["_key"] = raw(r["_key"])
+        r["_headers"] = [{"key": h["key"], "value": raw(h["value"])} for h in r["_headers"]]
+    return {name: [r[name] for r in rows] for name in (rows[0] if rows else META)}
 
 
 def row(fields, columns, i):
@@ -206,6 +220,9 @@ def lists(table):
     return {name: table[name].to_pylist() for name in table.column_names}
 
 
+READERS = [("duckdb", with_duckdb), ("pyarrow", with_pyarrow), ("parquet-java", with_parquet_java)]
+
+
 def main(where):
     differences, schemas, rows = [], 0, 0
     for folder in sorted(p for p in pathlib.Path(where).iterdir() if p.is_dir()):
@@ -217,10 +234,10 @@ def main(where):
                 r["v"] = avro.read(base64.b64decode(r["v"]))
             want[r["p"], r["o"]] = r
         schemas += 1
-        for name, reader in [("duckdb", with_duckdb), ("pyarrow", with_pyarrow)]:
+        for name, reader in READERS:
             left = dict(want)
             for path in sorted(folder.rglob("*.parquet")):
-                columns = lists(reader(path))
+                columns = reader(path)
                 fields = avro.schema["fields"]
                 # Before the first value of a partition its objects know no schema.
                 if list(columns) == META + ["value"] and all(columns["_tombstone"]):
@@ -239,7 +256,7 @@ def main(where):
             if left:
                 differences.append(f"{name}: {folder.name}: {len(left)} records are missing")
         rows += len(want)
-    print(json.dumps({"schemas": schemas, "rows": rows, "values": counted // 2, "differences": differences[:20]}))
+    print(json.dumps({"schemas": schemas, "rows": rows, "values": counted // len(READERS), "differences": differences[:20]}))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@ package aggregator
 import (
 	"context"
 	"fmt"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -110,37 +109,10 @@ func newPeer(ctx context.Context, b *bench) (*peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	files := map[string][]byte{}
-	var key strings.Builder
-	err = fs.WalkDir(streams.Sources, ".", func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		text, err := streams.Sources.ReadFile(path)
-		files[path] = text
-		fmt.Fprintf(&key, "%s %d\n%s", path, len(text), text)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("reading the Java sources: %w", err)
-	}
-	dir, err := cache.Once(ctx, "bench-streams", key.String(), func(ctx context.Context, tmp string) error {
-		for path, text := range files {
-			file := filepath.Join(tmp, filepath.FromSlash(path))
-			if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-				return err
-			}
-			if err := os.WriteFile(file, text, 0o644); err != nil {
-				return err
-			}
-		}
-		return cache.Maven(ctx, tmp, "compile", "dependency:copy-dependencies",
-			"-DoutputDirectory="+filepath.Join(tmp, "libs"), "-DincludeScope=runtime")
-	})
+	classes, err := cache.JavaProject(ctx, "bench-streams", streams.Sources)
 	if err != nil {
 		return nil, err
 	}
-	classes := filepath.Join(dir, "target", "classes") + string(os.PathListSeparator) + filepath.Join(dir, "libs", "*")
 	flags := append(jvmFlags[:len(jvmFlags):len(jvmFlags)], "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-cp", classes)
 	return &peer{b: b, java: java, flags: flags}, nil
 }

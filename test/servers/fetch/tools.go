@@ -3,6 +3,7 @@ package fetch
 import (
 	"context"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -34,6 +35,42 @@ func (d Dir) Maven(ctx context.Context, dir string, args ...string) error {
 		}
 		base = append(base, "-U")
 	}
+}
+
+// JavaProject compiles a Maven project of pom.xml and src once for each state of its sources, and returns the class path of
+// its classes and of what they need at run time.
+func (d Dir) JavaProject(ctx context.Context, name string, sources fs.FS) (classPath string, err error) {
+	files := map[string][]byte{}
+	var key strings.Builder
+	err = fs.WalkDir(sources, ".", func(path string, e fs.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		text, err := fs.ReadFile(sources, path)
+		files[path] = text
+		fmt.Fprintf(&key, "%s %d\n%s", path, len(text), text)
+		return err
+	})
+	if err != nil {
+		return "", fmt.Errorf("reading the Java sources of %s: %w", name, err)
+	}
+	dir, err := d.Once(ctx, name, key.String(), func(ctx context.Context, tmp string) error {
+		for path, text := range files {
+			file := filepath.Join(tmp, filepath.FromSlash(path))
+			if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+				return err
+			}
+			if err := os.WriteFile(file, text, 0o644); err != nil {
+				return err
+			}
+		}
+		return d.Maven(ctx, tmp, "compile", "dependency:copy-dependencies",
+			"-DoutputDirectory="+filepath.Join(tmp, "libs"), "-DincludeScope=runtime")
+	})
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, "target", "classes") + string(os.PathListSeparator) + filepath.Join(dir, "libs", "*"), nil
 }
 
 // GoInstall builds the command of module@version into dir. It needs no C compiler and ignores any workspace.
