@@ -29,6 +29,9 @@ func (archiveVerifyCmd) Help() string {
    records retention has deleted cannot be compared, and "counted" says how many were;
  - what the archiver has committed is in files.
 
+Where the archiver's keep_for lets old objects go, what is below the last mark (_left+<partition>+<first> beside them) is no gap: the
+partition's line says up to which offset. Between the mark and the first object nothing may be missing.
+
 Objects are read whole, one per worker at a time, into a temporary file. Nothing is changed; the archiver may run. Each
 problem is a line that names the place, what is wrong and what to do; any problem makes the exit code 1.
 
@@ -99,20 +102,26 @@ func (c archiveVerifyCmd) print(g *Globals, p *history.Verified) {
 		}
 		printJSON(g.Out, map[string]any{
 			"topic": p.Topic, "partition": p.Partition, "files": p.Files, "first": p.First, "next": p.Next, "rows": p.Rows, "dead_letters": p.DeadLetters,
-			"bytes": p.Size, "counted": p.Counted, "behind": p.Behind, "problems": problems,
+			"bytes": p.Size, "counted": p.Counted, "left": p.Left, "leaving": p.Leaving, "behind": p.Behind, "problems": problems,
 		})
 		return
 	}
 	if p.Partition >= 0 && (p.Files > 0 || len(p.Problems) > 0) {
-		counted := ""
+		counted, left := "", ""
+		if p.Left > 0 {
+			left = fmt.Sprintf(", retention let go what is below %d", p.Left)
+			if p.Leaving > 0 {
+				left += fmt.Sprintf(" (%s still there)", plural(int64(p.Leaving), "file"))
+			}
+		}
 		if !c.BucketOnly {
 			counted = fmt.Sprintf(", %d counted in the topic", p.Counted)
 			if p.Behind > 0 {
 				counted += fmt.Sprintf(", %d offsets not archived yet", p.Behind)
 			}
 		}
-		fmt.Fprintf(g.Out, "%s/%d: %s, [%d, %d), %s, %s%s, %s\n", p.Topic, p.Partition, plural(int64(p.Files), "file"), p.First, p.Next,
-			plural(p.Rows, "row"), plural(p.DeadLetters, "dead letter"), counted, plural(int64(len(p.Problems)), "problem"))
+		fmt.Fprintf(g.Out, "%s/%d: %s, [%d, %d), %s, %s%s%s, %s\n", p.Topic, p.Partition, plural(int64(p.Files), "file"), p.First, p.Next,
+			plural(p.Rows, "row"), plural(p.DeadLetters, "dead letter"), left, counted, plural(int64(len(p.Problems)), "problem"))
 	}
 	for _, x := range p.Problems {
 		fmt.Fprintf(g.Out, "problem: %s\n", x)

@@ -281,6 +281,37 @@ func TestArchiveVerify(t *testing.T) {
 		x.finds([]string{"--deep"}, fmt.Sprintf("/%d@%d (%s): the row is no committed record of the topic", x.p, to, x.files[i].Object),
 			fmt.Sprintf("/%d@%d (%s): %d rows and %d dead letters of the range are right in sum, not one by one", x.p, x.files[i].First, x.files[i].Object, x.files[i].Rows, x.files[i].DeadLetters))
 	})
+	t.Run("let go by age", func(t *testing.T) {
+		x := a.tamper(t)
+		mark := func(i int, text string) string {
+			key := archive.MarkName("archive", schemas.UsageEvents, x.p, x.files[i].First)
+			x.must(os.WriteFile(filepath.Join(x.dir, key), []byte(text), 0o644))
+			return key
+		}
+		clean := func(want string) {
+			t.Helper()
+			if r := x.verify(); r.code != 0 || !strings.Contains(r.out, want) || !strings.Contains(r.out, ", 0 problems\n") {
+				t.Errorf("it does not say %q: %+v", want, r)
+			}
+		}
+		for i := range 2 {
+			x.announce(i, nil)
+			mark(i, archive.Mark{Object: x.files[i].Object, Next: x.files[i].Next}.String())
+		}
+		clean(fmt.Sprintf(", retention let go what is below %d (2 files still there)", x.files[1].Next))
+		x.remove(0)
+		clean(fmt.Sprintf(", retention let go what is below %d (1 file still there)", x.files[1].Next))
+		x.remove(1)
+		clean(fmt.Sprintf(", retention let go what is below %d, ", x.files[1].Next))
+		// What is missing behind the mark is a gap, whether or not the topic has it.
+		x.remove(2)
+		x.announce(2, nil)
+		gap := fmt.Sprintf("/%d@%d: offsets %d to %d are in no object: the archive's retention let go", x.p, x.files[2].First, x.files[2].First, x.files[3].First-1)
+		x.finds(nil, gap)
+		x.finds([]string{"--bucket-only"}, gap)
+		key := mark(1, "nothing\n")
+		x.finds([]string{"--bucket-only"}, fmt.Sprintf("/%d@%d (%s): not a valid archive object: the mark", x.p, x.files[1].First, key))
+	})
 	t.Run("event that disagrees", func(t *testing.T) {
 		x := a.tamper(t)
 		x.announce(1, func(e *event.ArchiveFile) { e.SchemaID++ })

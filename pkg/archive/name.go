@@ -65,6 +65,48 @@ func ParseName(key string) (n Name, ok bool) {
 	return n, true
 }
 
+// MarkName gives the key of the mark of an object that has left the manifest. Engines leave out what begins with an
+// underscore.
+func MarkName(prefix, topic string, partition int32, first int64) string {
+	return path.Join(prefix, topic, fmt.Sprintf("_left+%d+%020d", partition, first))
+}
+
+// ParseMark reads the key of a mark below a prefix; ok is false for any other key. A mark's Hour is empty.
+func ParseMark(prefix, key string) (n Name, ok bool) {
+	n.Topic = path.Base(path.Dir(key))
+	fields := strings.Split(path.Base(key), "+")
+	if len(fields) != 3 {
+		return Name{}, false
+	}
+	partition, err := strconv.ParseInt(fields[1], 10, 32)
+	n.Partition = int32(partition)
+	if err == nil {
+		n.First, err = strconv.ParseInt(fields[2], 10, 64)
+	}
+	return n, err == nil && n.First >= 0 && n.Partition >= 0 && key == MarkName(prefix, n.Topic, n.Partition, n.First)
+}
+
+// Mark is the content of a mark: the object, and where its range ends.
+type Mark struct {
+	Object string
+	Next   int64
+}
+
+// String is the mark's text.
+func (m Mark) String() string { return fmt.Sprintf("%s\n%d\n", m.Object, m.Next) }
+
+// ReadMark reads a mark's text.
+func ReadMark(text string) (m Mark, err error) {
+	object, next, ok := strings.Cut(strings.TrimSuffix(text, "\n"), "\n")
+	if m.Object = object; ok {
+		m.Next, err = strconv.ParseInt(next, 10, 64)
+	}
+	if !ok || err != nil || m.Next <= 0 {
+		return Mark{}, fmt.Errorf("%w: the mark %q does not name an object and where its range ends", ErrFormat, text)
+	}
+	return m, nil
+}
+
 // CheckTopic refuses what Kafka refuses as a topic's name.
 func CheckTopic(topic string) error {
 	if topic == "" || topic == "." || topic == ".." || len(topic) > 249 {

@@ -23,6 +23,8 @@ type Object struct {
 type Listing struct {
 	// Objects in order of topic, partition and first offset.
 	Objects []Object
+	// Marks are those of objects that have left the manifest because of their age, by Name without an Hour.
+	Marks map[archive.Name]blob.Info
 	// Strays are keys below the prefix that are not named like an object. Names that begin with an underscore are not
 	// among them: they are the archive's own, and engines leave them out.
 	Strays []string
@@ -30,7 +32,7 @@ type Listing struct {
 
 // List lists the objects below a prefix, of one topic or, with "", of all.
 func List(ctx context.Context, bucket blob.Bucket, prefix, topic string) (*Listing, error) {
-	l := &Listing{}
+	l := &Listing{Marks: map[archive.Name]blob.Info{}}
 	below := path.Join(prefix, topic)
 	if below != "" {
 		below += "/"
@@ -42,6 +44,10 @@ func List(ctx context.Context, bucket blob.Bucket, prefix, topic string) (*Listi
 			l.Objects = append(l.Objects, Object{name, info.Key, info.Size})
 		case !strings.HasPrefix(path.Base(info.Key), "_"):
 			l.Strays = append(l.Strays, info.Key)
+		default:
+			if mark, ok := archive.ParseMark(prefix, info.Key); ok {
+				l.Marks[mark] = info
+			}
 		}
 		return nil
 	})

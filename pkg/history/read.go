@@ -36,6 +36,11 @@ type Summary struct {
 // Read calls fn for every record of a chain with an offset in [From, Next), in order. T is the topic's event. An error of
 // fn ends it and is returned as it is.
 func Read[T any](ctx context.Context, bucket blob.Bucket, c Chain, fn func(Record[T]) error) (Summary, error) {
+	return readWanted(ctx, bucket, c, nil, fn)
+}
+
+// readWanted is Read that decodes the values of wanted keys only; nil wants all.
+func readWanted[T any](ctx context.Context, bucket blob.Bucket, c Chain, wanted func(key []byte) bool, fn func(Record[T]) error) (Summary, error) {
 	var sum Summary
 	text := schemas.MustLookup(c.Topic).AvroSchema()
 	current, err := archive.Compile(text)
@@ -48,7 +53,7 @@ func Read[T any](ctx context.Context, bucket blob.Bucket, c Chain, fn func(Recor
 	}
 	for _, f := range c.Files {
 		sum.DeadLetters += f.DeadLetters
-		if err := read(ctx, bucket, c, &f, current, decoder, &sum, fn); err != nil {
+		if err := read(ctx, bucket, c, &f, current, decoder, wanted, &sum, fn); err != nil {
 			return sum, err
 		}
 	}
@@ -56,7 +61,7 @@ func Read[T any](ctx context.Context, bucket blob.Bucket, c Chain, fn func(Recor
 }
 
 func read[T any](ctx context.Context, bucket blob.Bucket, c Chain, f *event.ArchiveFile, current *archive.Schema, decoder *avro.Schema,
-	sum *Summary, fn func(Record[T]) error) (err error) {
+	wanted func(key []byte) bool, sum *Summary, fn func(Record[T]) error) (err error) {
 	r, err := archive.Open(ctx, bucket, f.Object)
 	if err != nil {
 		return err
@@ -86,7 +91,7 @@ func read[T any](ctx context.Context, bucket blob.Bucket, c Chain, f *event.Arch
 			return nil
 		}
 		out := Record[T]{Offset: rec.Offset, Time: time.UnixMilli(rec.Timestamp).UTC(), Key: rec.Key}
-		if rec.Value != nil {
+		if rec.Value != nil && (wanted == nil || wanted(rec.Key)) {
 			value, err := resolver.Resolve(buffer[:0], rec.Value)
 			if err == nil {
 				out.Value = new(T)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"path"
 	"slices"
 	"strings"
@@ -74,7 +75,12 @@ type Verified struct {
 	Partition int32
 	Files     int
 	// First and Next bound the offsets of all files.
-	First, Next             int64
+	First, Next int64
+	// Left is where the archive's own retention ends: everything below it has left the manifest, and a day later the bucket,
+	// because of its age. 0: nothing has. Leaving are the files below it that are still in the bucket; they are verified like
+	// any other.
+	Left                    int64
+	Leaving                 int
 	Rows, DeadLetters, Size int64
 	// Counted are files whose records were compared with the topic, which no longer has those of the others.
 	Counted int
@@ -91,6 +97,8 @@ type part struct {
 	events []event.ArchiveFile // of the manifest
 	// committed is the archiver's offset before the bucket was listed; -1 when it has none.
 	committed int64
+	// marks are of the objects that the archive's retention has let go, by their first offsets.
+	marks map[int64]blob.Info
 }
 
 // file is an object of the partition and what is known of it.
@@ -128,7 +136,7 @@ func (v *Verifier) Run(ctx context.Context, each func(*Verified) error) error {
 	get := func(topic string, partition int32) *part {
 		at := place{topic, partition}
 		if parts[at] == nil {
-			parts[at] = &part{v: v, out: &Verified{Topic: topic, Partition: partition, Behind: -1}, committed: -1}
+			parts[at] = &part{v: v, out: &Verified{Topic: topic, Partition: partition, Behind: -1}, committed: -1, marks: map[int64]blob.Info{}}
 		}
 		return parts[at]
 	}
@@ -141,6 +149,9 @@ func (v *Verifier) Run(ctx context.Context, each func(*Verified) error) error {
 	for _, o := range listing.Objects {
 		p := get(o.Topic, o.Partition)
 		p.files = append(p.files, &file{object: o})
+	}
+	for mark, info := range listing.Marks {
+		get(mark.Topic, mark.Partition).marks[mark.First] = info
 	}
 	if v.Kafka != nil {
 		m, err := Follow(ctx, v.Kafka, v.Codec, v.Topic, nil)
@@ -178,7 +189,7 @@ func (v *Verifier) compare(ctx context.Context, m *Manifest, parts map[place]*pa
 		missing := 0
 		for _, p := range parts {
 			for _, f := range p.files {
-				if !named[f.object.Key] {
+				if !named[f.object.Key] && !p.marked(f) {
 					missing++
 				}
 			}
@@ -186,10 +197,18 @@ func (v *Verifier) compare(ctx context.Context, m *Manifest, parts map[place]*pa
 		if missing == 0 || wait.Err() != nil {
 			break
 		}
-		// An object is put before its event is committed: the archiver may be between the two.
+		// An object is put before its event is committed, and marked after it has left the manifest: the archiver may be
+		// between the two.
 		select {
 		case <-wait.Done():
 		case <-time.After(200 * time.Millisecond):
+		}
+		listing, err := List(ctx, v.Bucket, v.Prefix, v.Topic)
+		if err != nil {
+			return fmt.Errorf("listing the archive: %w", err)
+		}
+		for mark, info := range listing.Marks {
+			get(mark.Topic, mark.Partition).marks[mark.First] = info
 		}
 	}
 	for _, e := range m.Files() {
@@ -204,6 +223,40 @@ func (v *Verifier) compare(ctx context.Context, m *Manifest, parts map[place]*pa
 			return err
 		}
 	}
+	return nil
+}
+
+// marked says whether the archive's retention has let the file go.
+func (p *part) marked(f *file) bool {
+	_, ok := p.marks[f.object.First]
+	return ok
+}
+
+// letGo reads where the archive's retention ends, from the last mark.
+func (p *part) letGo(ctx context.Context) error {
+	if len(p.marks) == 0 {
+		return nil
+	}
+	last := int64(-1)
+	for first := range p.marks {
+		last = max(last, first)
+	}
+	key := p.marks[last].Key
+	body, _, err := p.v.Bucket.Get(ctx, key)
+	if err != nil {
+		return fmt.Errorf("reading the mark of an object that has left: %w", err)
+	}
+	defer body.Close()
+	text, err := io.ReadAll(io.LimitReader(body, 4<<10))
+	if err != nil {
+		return fmt.Errorf("reading the mark of an object that has left: %w", err)
+	}
+	mark, err := archive.ReadMark(string(text))
+	if err != nil {
+		p.problem(last, key, err.Error(), "write its two lines anew: the object's key, and the offset at which its range ends")
+		return nil
+	}
+	p.out.Left = mark.Next
 	return nil
 }
 
@@ -243,7 +296,7 @@ func (p *part) match(ctx context.Context) error {
 		return cmp.Or(cmp.Compare(a.object.First, b.object.First), strings.Compare(a.object.Key, b.object.Key))
 	})
 	for _, f := range p.files {
-		if f.event == nil {
+		if f.event == nil && !p.marked(f) {
 			p.problem(f.object.First, f.object.Key, "the bucket has this object, and the manifest does not name it",
 				"let the archiver run: it adopts the object where its next range begins; if it has passed that offset, move the object away")
 		}
@@ -307,6 +360,9 @@ func (p *part) verify(ctx context.Context, bounds *bounds) error {
 	if p.out.Partition < 0 {
 		return nil
 	}
+	if err := p.letGo(ctx); err != nil {
+		return err
+	}
 	var topic *tail
 	defer func() {
 		if topic != nil {
@@ -317,6 +373,13 @@ func (p *part) verify(ctx context.Context, bounds *bounds) error {
 	for i, f := range p.files {
 		p.out.Files++
 		p.out.Size += f.object.Size
+		if p.marked(f) {
+			p.out.Leaving++
+		}
+		if i == 0 && p.out.Left > 0 && f.object.First > p.out.Left {
+			p.problem(p.out.Left, "", fmt.Sprintf("offsets %d to %d are in no object: the archive's retention let go what is below %d, and the first object is %s",
+				p.out.Left, f.object.First-1, p.out.Left, path.Base(f.object.Key)), "bring the missing object back from the bucket's versions or a backup")
+		}
 		if last != nil && !p.consecutive(last, f) {
 			// What it holds is counted with the one before.
 			if err := p.object(ctx, f, nil); err != nil {

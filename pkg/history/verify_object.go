@@ -21,6 +21,9 @@ const fromBackup = "bring the object back, byte for byte, from the bucket's vers
 func (p *part) object(ctx context.Context, f *file, topic *tail) error {
 	local, sum, size, err := fetch(ctx, p.v.Bucket, f.object.Key)
 	if errors.Is(err, blob.ErrNotFound) {
+		if p.marked(f) { // a day has passed meanwhile
+			return nil
+		}
 		p.problem(f.object.First, f.object.Key, "it was listed and has gone since", fromBackup)
 		return nil
 	}

@@ -99,7 +99,7 @@ type goneError struct{ problem string }
 func (e *goneError) Error() string { return "the topic does not have the range: " + e.problem }
 
 // begin opens the topic at the partition's first file, or later where retention took records; what comes before the file
-// and is in none is a problem.
+// and is in none is a problem, unless the archive's retention let it go.
 func (p *part) begin(ctx context.Context, f *file, b *bounds) (*tail, error) {
 	from := b.start
 	if f.object.First <= b.start {
@@ -135,7 +135,7 @@ func (p *part) begin(ctx context.Context, f *file, b *bounds) (*tail, error) {
 		t.close()
 		return nil, err
 	}
-	if n > 0 {
+	if n > 0 && p.out.Left == 0 { // else the archive's retention may be shorter than the topic's, and a gap behind it is named already
 		p.problem(first, "", fmt.Sprintf("%d records of the topic below offset %d are in no object", n, f.object.First),
 			"bring the first object back from the bucket's versions or a backup; if the archive was begun later on purpose, there is nothing to do")
 	}

@@ -18,7 +18,8 @@
 //
 // Topics are named, or found by patterns; only those with cleanup=delete and a dead-letter topic are taken. Records that wait for
 // too much of their topic's retention raise an alarm, and the retention where that is allowed. Backfill archives holes below the
-// committed offsets. Old objects may be let go: out of the manifest first, out of the bucket a day later.
+// committed offsets. Old objects may be let go: out of the manifest first, out of the bucket a day later; a mark in the bucket then says up to where. Parts
+// of uploads that died are the bucket's to remove: it needs a lifecycle rule AbortIncompleteMultipartUpload (deploy/k8s/README.md).
 //
 // What all objects of a topic have in common is frozen in its _layout.json before the first of them; settings that differ
 // from it stop the topic's partitions.

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -104,35 +102,34 @@ func (a *Archiver) withdraw(ctx context.Context, p *partition, files []event.Arc
 	return nil
 }
 
-// clear marks the objects below the chain's beginning, and removes those that were marked a day ago.
+// clear marks the objects below the chain's beginning, and removes those that were marked a day ago, and then their marks.
+// The last mark stays: it says up to where the archive was let go.
 func (a *Archiver) clear(ctx context.Context, p *partition, beginning int64, now time.Time) error {
-	marks := map[int64]time.Time{}
-	below := path.Join(a.cfg.Prefix, p.topic) + "/" + markPrefix(p.id)
-	err := a.bucket.List(ctx, below, func(info blob.Info) error {
-		if first, err := strconv.ParseInt(strings.TrimPrefix(info.Key, below), 10, 64); err == nil {
-			marks[first] = info.ModTime
-		}
-		return nil
-	})
-	if err != nil {
-		return err
-	}
 	listing, err := history.List(ctx, a.bucket, a.cfg.Prefix, p.topic)
 	if err != nil {
 		return err
 	}
+	var old []history.Object // in their order
+	there := map[int64]bool{}
 	for _, o := range listing.Objects {
-		if o.Partition != p.id || o.First >= beginning {
-			continue
+		if o.Partition == p.id && o.First < beginning {
+			old, there[o.First] = append(old, o), true
 		}
-		since, marked := marks[o.First]
+	}
+	for i, o := range old {
+		mark, marked := listing.Marks[archive.Name{Topic: p.topic, Partition: p.id, First: o.First}]
 		switch {
 		case !marked:
-			_, err = a.bucket.Put(ctx, below+fmt.Sprintf("%020d", o.First), strings.NewReader(o.Key+"\n"), blob.PutOptions{CreateOnly: true})
+			next := beginning
+			if i+1 < len(old) {
+				next = old[i+1].First
+			}
+			text := archive.Mark{Object: o.Key, Next: next}.String()
+			_, err = a.bucket.Put(ctx, archive.MarkName(a.cfg.Prefix, p.topic, p.id, o.First), strings.NewReader(text), blob.PutOptions{CreateOnly: true})
 			if errors.Is(err, blob.ErrExists) {
 				err = nil
 			}
-		case now.Sub(since) >= stayFor:
+		case now.Sub(mark.ModTime) >= stayFor:
 			if err = a.bucket.Delete(ctx, o.Key); err == nil {
 				a.Log.Info("an old object is removed", "object", o.Key)
 			}
@@ -140,17 +137,19 @@ func (a *Archiver) clear(ctx context.Context, p *partition, beginning int64, now
 		if err != nil {
 			return err
 		}
-		delete(marks, o.First)
 	}
-	for first := range marks { // their objects are gone
-		if first < beginning && !slices.ContainsFunc(listing.Objects, func(o history.Object) bool { return o.Partition == p.id && o.First == first }) {
-			if err := a.bucket.Delete(ctx, below+fmt.Sprintf("%020d", first)); err != nil {
+	var last int64
+	for mark := range listing.Marks {
+		if mark.Partition == p.id {
+			last = max(last, mark.First)
+		}
+	}
+	for mark, info := range listing.Marks {
+		if mark.Partition == p.id && mark.First < last && !there[mark.First] {
+			if err := a.bucket.Delete(ctx, info.Key); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
 }
-
-// markPrefix begins the names of a partition's marks. Engines leave out what begins with an underscore.
-func markPrefix(partition int32) string { return fmt.Sprintf("_left+%d+", partition) }

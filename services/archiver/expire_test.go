@@ -3,6 +3,7 @@ package archiver_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 
 	"databus/pkg/archive"
 	"databus/pkg/blob"
+	"databus/pkg/history"
 	"databus/schemas"
 	"databus/schemas/codec"
 	"databus/schemas/event"
@@ -79,6 +81,28 @@ func (w *world) firsts(partition int32) (firsts []int64, marks int) {
 	return firsts, marks
 }
 
+// verified verifies the archive: nothing is wrong, and what is below left was let go.
+func (w *world) verified(partition int32, left int64) {
+	w.t.Helper()
+	v := history.Verifier{Bucket: w.bucket, Prefix: w.cfg.Prefix, Topic: schemas.UsageEvents, Kafka: []kgo.Opt{kgo.SeedBrokers(w.seeds...), kgo.FetchMaxWait(100 * time.Millisecond)}, Codec: w.codec, Group: archiver.Name, Patience: 10 * time.Second}
+	seen := false
+	err := v.Run(w.t.Context(), func(p *history.Verified) error {
+		for _, problem := range p.Problems {
+			w.t.Error(problem)
+		}
+		if p.Partition == partition {
+			seen = true
+			if p.Left != left {
+				w.t.Errorf("everything below %d was let go, verify says %d", left, p.Left)
+			}
+		}
+		return nil
+	})
+	if err != nil || !seen {
+		w.t.Errorf("verifying: %v; the partition was seen: %t", err, seen)
+	}
+}
+
 // Old objects leave the manifest, and the bucket a day later; a chain without a gap is left, and an object that waits for
 // its commit is not touched.
 func TestOldObjectsGo(t *testing.T) {
@@ -121,6 +145,7 @@ func TestOldObjectsGo(t *testing.T) {
 	w.cfg.KeepFor = 5 * day
 	r = w.start("a", nil, change)
 	await("withdrawn", all[2:], all, 2)
+	w.verified(partition, all[2])
 	r.stop(t)
 	r = w.start("a", nil, change)
 	time.Sleep(500 * time.Millisecond)
@@ -131,7 +156,16 @@ func TestOldObjectsGo(t *testing.T) {
 	await("a day later", all[2:], all[2:], 2)
 	r.stop(t)
 	r = w.start("a", nil, change)
-	await("in the end", all[2:], all[2:], 0)
+	await("in the end", all[2:], all[2:], 1)
+	mark, _, err := w.bucket.Get(t.Context(), archive.MarkName(w.cfg.Prefix, schemas.UsageEvents, partition, all[1]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := io.ReadAll(mark)
+	if left, err2 := archive.ReadMark(string(text)); err != nil || err2 != nil || left.Next != all[2] {
+		t.Errorf("the last mark says %q: %+v, %v, %v", text, left, err, err2)
+	}
+	w.verified(partition, all[2])
 	r.stop(t)
 	// Somebody's object waits behind the chain: it is archived, not removed; and the last object stays, however old.
 	w.cfg.KeepFor = time.Hour
