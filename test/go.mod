@@ -16,6 +16,8 @@ replace databus/services/catchup => ../services/catchup
 
 replace databus/services/usage-aggregator => ../services/usage-aggregator
 
+replace databus/services/usage-history => ../services/usage-history
+
 replace databus/services/limiter => ../services/limiter
 
 require (
@@ -89,6 +91,7 @@ require (
 	databus/services/ingest v0.0.0
 	databus/services/limiter v0.0.0
 	databus/services/usage-aggregator v0.0.0
+	databus/services/usage-history v0.0.0
 	github.com/DataDog/zstd v1.5.7 // indirect
 	github.com/RaduBerinde/axisds v0.1.0 // indirect
 	github.com/RaduBerinde/btreemap v0.0.0-20250419174037-3d62b7205d54 // indirect

@@ -27,7 +27,7 @@ func topologies() []schemas.Topology {
 			}
 		}
 	}
-	order := []string{"api", "ingest", "archiver", "rebuilder", "catchup", "usage-aggregator", "limiter"}
+	order := []string{"api", "ingest", "archiver", "rebuilder", "catchup", "usage-aggregator", "usage-history", "limiter"}
 	slices.SortStableFunc(all, func(a, b schemas.Topology) int { return rank(order, a.Service) - rank(order, b.Service) })
 	return all
 }

@@ -18,7 +18,7 @@ type devCmd struct {
 }
 
 func (devCmd) Help() string {
-	return `Runs every service in this process: ingest, archiver, usage-aggregator, limiter, rebuilder and catchup, on an embedded
+	return `Runs every service in this process: ingest, archiver, usage-aggregator, usage-history, limiter, rebuilder and catchup, on an embedded
 broker, registry, bucket and database, with all state below one directory (--dir). Stop it with Ctrl-C; started again on
 the same directory it goes on where it was, also after kill -9. With --external it runs on real servers.
 

@@ -16,6 +16,8 @@ replace databus/services/catchup => ../../services/catchup
 
 replace databus/services/usage-aggregator => ../../services/usage-aggregator
 
+replace databus/services/usage-history => ../../services/usage-history
+
 require (
 	databus/pkg v0.0.0
 	databus/schemas v0.0.0
@@ -25,6 +27,7 @@ require (
 	databus/services/limiter v0.0.0-00010101000000-000000000000
 	databus/services/rebuilder v0.0.0-00010101000000-000000000000
 	databus/services/usage-aggregator v0.0.0-00010101000000-000000000000
+	databus/services/usage-history v0.0.0-00010101000000-000000000000
 	github.com/alecthomas/kong v1.17.0
 	github.com/google/uuid v1.6.0
 	github.com/jotaen/kong-completion v0.0.4

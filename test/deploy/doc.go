@@ -9,9 +9,9 @@ import (
 	"runtime"
 )
 
-// services are the six.
+// services are all of them.
 func services() []string {
-	return []string{"ingest", "archiver", "rebuilder", "catchup", "usage-aggregator", "limiter"}
+	return []string{"ingest", "archiver", "rebuilder", "catchup", "usage-aggregator", "usage-history", "limiter"}
 }
 
 // root is the repository's directory.
