@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,6 +26,10 @@ func (r *Runtime) commit() error {
 		if t.moved() {
 			tasks = append(tasks, t)
 		}
+	}
+	held := r.held()
+	if len(tasks) == 0 && len(held) > 0 {
+		return r.abort("every record of it waits")
 	}
 	if err := r.guard(tasks, "finishing", (*task).finish); err != nil {
 		return r.handle(err)
@@ -47,6 +53,9 @@ func (r *Runtime) commit() error {
 
 	ctx, cancel := context.WithTimeout(r.ctx, 2*r.o.TransactionTimeout)
 	defer cancel()
+	if len(held) > 0 {
+		ctx = kgo.PreTxnCommitFnContext(ctx, asProcessed(held))
+	}
 	committed, err := r.session.End(ctx, kgo.TryCommit)
 	r.open = false
 	r.rebalanced.Store(false)
@@ -66,8 +75,61 @@ func (r *Runtime) commit() error {
 	}
 	r.aborts = 0
 	r.moved = time.Time{}
+	r.readAgain(held)
 	r.done(tasks, began)
 	return r.writeDue()
+}
+
+// held are the tasks, by partition, that have got to a record that has to wait. The client takes everything that it has
+// given out for processed: what it commits of them must be put right, and what is behind it read again.
+func (r *Runtime) held() map[int32]*task {
+	held := map[int32]*task{}
+	for _, t := range r.snapshot() {
+		if t.held != nil {
+			held[t.partition] = t
+		}
+	}
+	return held
+}
+
+// asProcessed puts the offsets right that the client is about to commit.
+func asProcessed(held map[int32]*task) func(*kmsg.TxnOffsetCommitRequest) error {
+	return func(req *kmsg.TxnOffsetCommitRequest) error {
+		for i := range req.Topics {
+			topic := &req.Topics[i]
+			kept := topic.Partitions[:0]
+			for _, p := range topic.Partitions {
+				if t := held[p.Partition]; t != nil {
+					next, ok := t.next[topic.Topic]
+					if !ok {
+						continue
+					}
+					p.Offset, p.LeaderEpoch = next, -1
+				}
+				kept = append(kept, p)
+			}
+			topic.Partitions = kept
+		}
+		req.Topics = slices.DeleteFunc(req.Topics, func(t kmsg.TxnOffsetCommitRequestTopic) bool { return len(t.Partitions) == 0 })
+		return nil
+	}
+}
+
+// readAgain turns the client back to what is not processed.
+func (r *Runtime) readAgain(held map[int32]*task) {
+	again := map[string]map[int32]kgo.EpochOffset{}
+	for partition, t := range held {
+		from := maps.Clone(t.held)
+		maps.Copy(from, t.next)
+		for topic, at := range from {
+			if again[topic] == nil {
+				again[topic] = map[int32]kgo.EpochOffset{}
+			}
+			again[topic][partition] = kgo.EpochOffset{Epoch: -1, Offset: at}
+		}
+		t.held = nil
+	}
+	r.session.Client().SetOffsets(again)
 }
 
 // replaced adds to an unknown outcome that this instance has lost its place in the group, if that is why: the session of a

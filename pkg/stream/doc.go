@@ -19,7 +19,7 @@
 // parallel. [Runtime.Run] is called once; the other methods by any number of goroutines at any time.
 //
 // Failure: undecodable and otherwise poisonous records go to the dead-letter topic inside the same transaction. An
-// unreachable registry or an unknown schema pauses the partition until it helps. A transaction that Kafka refused is
+// unreachable registry or an unknown schema pauses the partition until it helps, behind what came before the record. A transaction that Kafka refused is
 // done again from the last committed state. Everything that could make a count wrong ends Run with an error that says
 // what to do: a record that stalls its handler, a fenced instance, an unknown outcome of a commit, offsets that somebody reset, records that retention
 // deleted before they were read. The caller starts again, and the restore finds the truth.

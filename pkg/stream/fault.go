@@ -48,8 +48,8 @@ type waiting struct{ error }
 func (w *waiting) Unwrap() error { return w.error }
 
 // Wait is returned by a handler for what time or an operator may cure, such as a store that is away: the transaction is
-// given up, the partition waits, Health says why, and the record comes again. A handler must not wait itself: its
-// transaction would time out.
+// given up, what came before the record is processed again and committed, the partition waits, Health says why, and the
+// record comes again. A handler must not wait itself: its transaction would time out.
 func Wait(err error) error { return &waiting{err} }
 
 // isRetryable: the record may be fine once the registry answers, or knows its schema, or what the handler waits for is
@@ -64,6 +64,8 @@ type retry struct {
 	partition int32
 	place     string
 	err       error
+	topic     string // of the record; "" where it is none
+	offset    int64
 }
 
 func (e *retry) Error() string { return e.place + ": " + e.err.Error() }

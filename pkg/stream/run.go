@@ -82,6 +82,8 @@ type task struct {
 	last      map[string]*kgo.Record     // of the open transaction: the newest record of the changelog and of topics that hold rows
 	processed int                        // records of the open transaction
 	current   atomic.Pointer[kgo.Record] // in its handler
+	stop      *retry                     // a record that has to wait: what comes before it is committed
+	held      map[string]int64           // the open transaction has got as far as stop: what is read again of each input
 }
 
 // pause of a partition that waits for the registry.
@@ -450,6 +452,13 @@ func (r *Runtime) process(data int) error {
 	if err == nil && data > 0 {
 		r.pace.took(data, time.Since(began))
 	}
+	if err == nil {
+		for _, t := range r.snapshot() {
+			if t.held != nil && (r.paused[t.partition] == nil || r.paused[t.partition].until.IsZero()) {
+				r.pause(t.stop)
+			}
+		}
+	}
 	return r.handle(err)
 }
 
@@ -457,13 +466,30 @@ func (r *Runtime) process(data int) error {
 func (r *Runtime) handle(err error) error {
 	var wait *retry
 	if errors.As(err, &wait) {
-		if err := r.abort(wait.Error()); err != nil {
-			return err
-		}
-		r.pause(wait)
-		return nil
+		return r.wait(wait)
 	}
 	return err
+}
+
+// wait gives the transaction up, because of a record that has to wait. Where others of its partition came before it, they
+// are processed once more, up to it, and committed. They are not committed at once: the failed record has been in a handler
+// whose memory may be halfway.
+func (r *Runtime) wait(cause *retry) error {
+	var first *task
+	for _, t := range r.snapshot() {
+		if t.partition == cause.partition && t.processed > 0 && cause.topic != "" {
+			first = t
+		}
+	}
+	if err := r.abort(cause.Error()); err != nil {
+		return err
+	}
+	if first != nil {
+		first.stop = cause
+		return nil
+	}
+	r.pause(cause)
+	return nil
 }
 
 func (r *Runtime) snapshot() []*task {
@@ -498,6 +524,7 @@ func (r *Runtime) resume() {
 			r.session.Client().ResumeFetchPartitions(r.allInputs(partition))
 			for _, t := range r.snapshot() {
 				if t.partition == partition {
+					t.stop = nil
 					r.regate(t)
 				}
 			}

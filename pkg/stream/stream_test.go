@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -701,5 +702,81 @@ func TestRegistryIsWaitedFor(t *testing.T) {
 		}
 		r.finish()
 		b.check(map[string]string{"0": dir})
+	}
+}
+
+// What came before a record that has to wait is committed, in its partition and in the others, and stands when the instance is
+// restored from nothing; the partition goes on when the record can be processed. With two inputs, the second one waits too.
+func TestWhatComesBeforeIsCommitted(t *testing.T) {
+	t.Parallel()
+	for _, kept := range []bool{false, true} {
+		for _, first := range []int64{0, 7} { // of the records of partition 1, and a middle one
+			b := newBench(t)
+			b.kept = kept
+			b.events(400)
+			ends, err := b.admin.ListEndOffsets(t.Context(), in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var failing atomic.Bool
+			failing.Store(true)
+			options := func() Options {
+				o := b.options("0", t.TempDir())
+				handlers := o.Handlers
+				o.Handlers = func(p int32) Handlers {
+					h := handlers(p)
+					process := h.Inputs[in]
+					h.Inputs[in] = func(tx *Tx, rec *kgo.Record) error {
+						bad := tx.Partition() == 1 && rec.Offset == first || tx.Partition() == 3 && rec.Offset == 5
+						if failing.Load() && bad {
+							// Behind changes, in the store and in memory.
+							return errors.Join(process(tx, rec), &codec.Error{Topic: in, SchemaID: 77, Kind: codec.ErrUnknownSchema, Detail: "not found"})
+						}
+						return process(tx, rec)
+					}
+					return h
+				}
+				return o
+			}
+			for range 2 { // the second time it restores
+				r := b.start(options())
+				for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+					at, _ := b.admin.FetchOffsets(t.Context(), group)
+					behind := 0
+					for p := range int32(parts) {
+						end, _ := ends.Lookup(in, p)
+						want := map[int32]int64{1: first, 3: 5}
+						if _, waits := want[p]; !waits {
+							want[p] = end.Offset
+						}
+						have, _ := at.Lookup(in, p)
+						if have.At > want[p] {
+							t.Fatalf("partition %d is committed up to %d, %d is the end or waits", p, have.At, want[p])
+						}
+						if have.At < want[p] {
+							behind++
+						}
+					}
+					ready, reason := r.Ready()
+					if behind == 0 && !ready && strings.Contains(reason, "usage.events, partition ") && strings.Contains(reason, ", offset ") &&
+						strings.Contains(reason, "schema id 77") && strings.Contains(reason, "databus schemas register") {
+						break
+					}
+					if time.Now().After(deadline) {
+						t.Fatalf("kept %v, first %d: %d partitions are behind, health says %v %q", kept, first, behind, ready, reason)
+					}
+				}
+				r.finish()
+			}
+			// More comes while it waits.
+			o := options()
+			r := b.start(o)
+			b.events(100)
+			b.produce(table, "other", "3")
+			failing.Store(false)
+			b.caughtUp(r)
+			r.finish()
+			b.check(map[string]string{"0": o.StateDir})
+		}
 	}
 }

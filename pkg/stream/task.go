@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -31,7 +32,7 @@ func (t *task) reset() {
 		t.cache.abort()
 	}
 	t.tx = Tx{ctx: t.r.ctx, task: t, cache: t.cache}
-	t.touched, t.dead, t.processed = false, 0, 0
+	t.touched, t.dead, t.processed, t.held = false, 0, 0, nil
 	clear(t.last)
 	t.current.Store(nil)
 	for i := range t.queue {
@@ -57,6 +58,7 @@ func (t *task) process() error {
 		if handle == nil {
 			return fmt.Errorf("stream %s: there is no handler for %s", t.r.o.Group, topic)
 		}
+		t.hold(i)
 		var last *kgo.Record
 		for _, rec := range t.queue[i] {
 			if !rec.Attrs.IsControl() {
@@ -78,6 +80,31 @@ func (t *task) process() error {
 	}
 	t.current.Store(nil)
 	return nil
+}
+
+// hold drops what is queued of an input and of those behind it from a record on that must wait, see Runtime.wait. It is read
+// again.
+func (t *task) hold(i int) {
+	if t.held == nil {
+		if t.stop == nil || t.stop.topic != t.r.shape.inputs[i] {
+			return
+		}
+		n := slices.IndexFunc(t.queue[i], func(rec *kgo.Record) bool { return rec.Offset >= t.stop.offset })
+		if n < 0 {
+			return
+		}
+		t.held = map[string]int64{}
+		for j, topic := range t.r.shape.inputs {
+			if len(t.queue[j]) > 0 {
+				t.held[topic] = t.queue[j][0].Offset // where nothing has been processed
+			}
+		}
+		t.queue[i] = t.queue[i][:n]
+		i++
+	}
+	for ; i < len(t.queue); i++ {
+		t.queue[i] = nil
+	}
 }
 
 func (t *task) one(rec *kgo.Record, handle func(*Tx, *kgo.Record) error) error {
@@ -105,7 +132,7 @@ func (t *task) one(rec *kgo.Record, handle func(*Tx, *kgo.Record) error) error {
 		t.dead++
 		return nil
 	case isRetryable(err):
-		return &retry{partition: t.partition, place: place, err: err}
+		return &retry{partition: t.partition, place: place, err: err, topic: rec.Topic, offset: rec.Offset}
 	}
 	return fmt.Errorf("stream %s: processing %s: %w", t.r.o.Group, place, err)
 }
