@@ -83,7 +83,7 @@ bench-aggregator: ## usage-aggregator against Kafka Streams on one broker: CPU, 
 	cd test && go run ./bench/cmd/bench-aggregator
 
 .PHONY: bench-archiver
-bench-archiver: ## the archiver: 10,000,000 records from one broker to S3: rows per CPU second, memory, sizes
+bench-archiver: ## the archiver against Kafka Connect with Iceberg and a consumer in Java: rows per CPU second, memory, sizes
 	cd test && go run ./bench/cmd/bench-archiver
 
 .PHONY: bench-refusal

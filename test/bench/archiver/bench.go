@@ -1,10 +1,30 @@
-// Package archiver measures the archiver: usage events and Databus records from one real broker to a real S3 server, dead
-// letters, manifest and transactions included.
+// Package archiver measures databus/services/archiver against the same work on the JVM (databus/test/bench/sinks): `make
+// bench-archiver`.
 //
-// Promise: CPU time and memory are the archiver's own process's, by the kernel; rows are those that the manifest names, and a run in
-// which it names another number than was sent is an error.
+// # What is measured
 //
-// Failure: what does not work is an error with the end of the process's log. A missed goal is printed and is no error.
+// One real Kafka broker holds usage events and Databus records in the registry's wire format; a real S3 server takes what is
+// written. The contenders take turns, each run into a bucket of its own:
+//
+//	databus   the archiver with its defaults: dead letters, manifest and transactions included, each offset once
+//	connect   Kafka Connect 4.3.1 with Apache Iceberg's sink 1.12.0, two connectors of a task each: the value's columns alone,
+//	          exactly once in its tables, in a listing of the bucket not
+//	consumer  a consumer written for this with parquet-java, a thread on each core, at least once: see ParquetConsumer.java
+//
+// All three write zstd of level 1. CPU time and memory are the process's own, by the kernel, from its start until everything is
+// committed. Rows are those that the manifest, the tables' snapshots or the objects' footers say, and a run in which they
+// are another number than was sent is an error.
+//
+//	rows_per_cpu_second_ratio           databus by connect
+//	rss_ratio                           largest resident set, databus by connect
+//	size_ratio                          bytes of all objects, databus by connect; databus has keys, offsets and times as well
+//	rows_per_cpu_second_ratio_consumer  databus from its start, by the consumer when it is warm: it copies everything twice, and the
+//	                                    second time counts
+//
+// Figures are medians over the runs; the load average is printed beside each.
+//
+// Concurrency: Run is for one goroutine. Failure: what does not work is an error with the end of the process's log. A missed
+// goal is printed and is no error.
 package archiver
 
 import (
@@ -16,18 +36,14 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net/url"
 	"os"
-	"os/exec"
-	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
-	"databus/pkg/embedded"
-	"databus/pkg/history"
 	"databus/pkg/service"
 	"databus/pkg/topics"
 	"databus/schemas"
@@ -36,7 +52,6 @@ import (
 	"databus/test/measure"
 	"databus/test/process"
 	"databus/test/servers"
-	"databus/test/servers/fetch"
 )
 
 // Options are the sizes of a run. The defaults are those of `make bench-archiver`.
@@ -44,14 +59,16 @@ type Options struct {
 	Events, Records int // usage events and Databus records; default 5,000,000 each
 	Runs            int // default 3
 	Out             io.Writer
+	Only            []string // these contenders alone; ratios to those that did not run are left out
 	Set             []string // more settings of the archiver, key=value
-	Dir             string   // of the binary, the spool and logs; default a new temporary one
+	Dir             string   // of the binary, spools and logs; default a new temporary one
 }
 
 type bench struct {
 	o        Options
 	addr     string
-	registry string
+	registry string // URL of the Confluent API
+	apicurio string // URL of the registry's own API
 	store    *servers.S3Server
 	codec    *codec.Codec
 	client   *kgo.Client
@@ -82,12 +99,13 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer b.store.Close()
-	registry, err := embedded.StartRegistry(embedded.RegistryOptions{})
+	// A real one, because Connect's converter speaks the registry's own API.
+	registry, err := servers.StartRegistry(ctx, servers.Options{})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, registry.Close()) }()
-	b.registry = registry.URL()
+	defer registry.Close()
+	b.registry, b.apicurio = servers.RegistryURL(registry), "http://"+registry.Addr+"/apis/registry/v2"
 	known := codec.NewRegistry(b.registry)
 	if err := codec.RegisterCatalogue(ctx, known, nil); err != nil {
 		return err
@@ -103,32 +121,100 @@ func Run(ctx context.Context, o Options) (err error) {
 	if _, err := topics.Apply(ctx, b.admin, schemas.WithDeadLetters(), topics.Options{}); err != nil {
 		return err
 	}
+	sides, err := b.sides(ctx)
+	if err != nil {
+		return err
+	}
+	began := time.Now()
 	if err := b.send(ctx); err != nil {
 		return err
 	}
-	program := filepath.Join(o.Dir, "archiver")
-	if err := fetch.Run(ctx, ".", nil, "go", "build", "-o", program, "databus/services/archiver/cmd/archiver"); err != nil {
-		return err
-	}
-	var rows, peaks, sizes []float64
+	fmt.Fprintf(o.Out, "sent in %.1f s\n", time.Since(began).Seconds())
 	for n := range o.Runs {
-		r, err := b.archive(ctx, program, n)
-		if err != nil {
-			return err
+		for i := range sides {
+			s := sides[(i+n)%len(sides)] // who is first changes
+			r, err := b.run(ctx, s.contender, n)
+			if err != nil {
+				return fmt.Errorf("%s, run %d: %w", s.name(), n+1, err)
+			}
+			s.runs = append(s.runs, r)
+			warm := ""
+			if r.warm > 0 {
+				warm = fmt.Sprintf(" (%.0f k when warm)", r.warm/1000)
+			}
+			fmt.Fprintf(o.Out, "%s, run %d: %.0f k rows per CPU second%s, %.1f s of CPU in %.1f s, %d MiB at most, %d objects of %.1f MB in all, %.2f of what was sent (load %s)\n",
+				s.name(), n+1, r.perSecond()/1000, warm, r.CPU.Seconds(), r.took.Seconds(), r.Peak>>20, r.objects, float64(r.bytes)/1e6, float64(r.bytes)/float64(b.bytes), measure.Load())
 		}
-		fmt.Fprintf(o.Out, "run %d: %.0f k rows per CPU second, %.1f s of CPU in %.1f s, %d MiB at most, %d objects of %.1f MB in all, %.2f of what was sent\n",
-			n+1, r.perSecond()/1000, r.CPU.Seconds(), r.took.Seconds(), r.Peak>>20, r.objects, float64(r.bytes)/1e6, float64(r.bytes)/float64(b.bytes))
-		rows, peaks, sizes = append(rows, r.perSecond()), append(peaks, float64(r.Peak)/(1<<20)), append(sizes, float64(r.bytes)/1e6)
 	}
 	fmt.Fprintf(o.Out, "load average %s after\n", measure.Load())
-	for _, f := range []measure.Figure{
-		{Name: "rows_per_cpu_second", Value: measure.Median(rows), Unit: "rows", None: true},
-		{Name: "rss_mb", Value: measure.Median(peaks), Unit: "MiB", None: true},
-		{Name: "size_mb", Value: measure.Median(sizes), Unit: "MB", None: true},
-	} {
+	for _, f := range figures(sides) {
 		f.Print(o.Out)
 	}
 	return nil
+}
+
+// side is a contender and its runs.
+type side struct {
+	contender
+	runs []result
+}
+
+func (s *side) median(of func(result) float64) float64 {
+	var v []float64
+	for _, r := range s.runs {
+		v = append(v, of(r))
+	}
+	return measure.Median(v)
+}
+
+// sides are all contenders, or the one that is asked for.
+func (b *bench) sides(ctx context.Context) (sides []*side, err error) {
+	for _, of := range []struct {
+		name string
+		make func(context.Context, *bench) (contender, error)
+	}{{"databus", newOurs}, {"connect", newConnect}, {"consumer", newConsumer}} {
+		if len(b.o.Only) > 0 && !slices.Contains(b.o.Only, of.name) {
+			continue
+		}
+		c, err := of.make(ctx, b)
+		if err != nil {
+			return nil, fmt.Errorf("preparing %s: %w", of.name, err)
+		}
+		sides = append(sides, &side{contender: c})
+	}
+	if len(sides) == 0 {
+		return nil, fmt.Errorf("%q are none of databus, connect and consumer", b.o.Only)
+	}
+	return sides, nil
+}
+
+func figures(sides []*side) (all []measure.Figure) {
+	cold := func(r result) float64 { return r.perSecond() }
+	warm := func(r result) float64 { return r.warm }
+	peak := func(r result) float64 { return float64(r.Peak) / (1 << 20) }
+	size := func(r result) float64 { return float64(r.bytes) / 1e6 }
+	by := map[string]*side{}
+	for _, s := range sides {
+		by[s.name()] = s
+		all = append(all,
+			measure.Figure{Name: s.name() + "_rows_per_cpu_second", Value: s.median(cold), Unit: "rows", None: true},
+			measure.Figure{Name: s.name() + "_rss_mb", Value: s.median(peak), Unit: "MiB", None: true},
+			measure.Figure{Name: s.name() + "_size_mb", Value: s.median(size), Unit: "MB", None: true})
+	}
+	us, connect, consumer := by["databus"], by["connect"], by["consumer"]
+	if us != nil && connect != nil {
+		all = append(all,
+			measure.Figure{Name: "rows_per_cpu_second_ratio", Value: us.median(cold) / connect.median(cold), Unit: "x", Goal: 4},
+			measure.Figure{Name: "rss_ratio", Value: us.median(peak) / connect.median(peak), Unit: "x", Goal: 0.5, AtMost: true},
+			measure.Figure{Name: "size_ratio", Value: us.median(size) / connect.median(size), Unit: "x", None: true})
+	}
+	if consumer != nil {
+		all = append(all, measure.Figure{Name: "consumer_warm_rows_per_cpu_second", Value: consumer.median(warm), Unit: "rows", None: true})
+	}
+	if us != nil && consumer != nil {
+		all = append(all, measure.Figure{Name: "rows_per_cpu_second_ratio_consumer", Value: us.median(cold) / consumer.median(warm), Unit: "x", Goal: 1.5})
+	}
+	return all
 }
 
 // send fills the topics, which all runs read.
@@ -189,82 +275,74 @@ func (b *bench) send(ctx context.Context) error {
 // result is one run.
 type result struct {
 	process.Usage
+	stored
+	took time.Duration
+	warm float64 // rows per CPU second of a warmer's second time
+}
+
+// stored is what a run has brought into the bucket, all of it committed.
+type stored struct {
 	rows, bytes int64
 	objects     int
-	took        time.Duration
 }
 
 func (r result) perSecond() float64 { return float64(r.rows) / r.CPU.Seconds() }
 
-// archive runs the archiver on everything, into a bucket of its own.
-func (b *bench) archive(ctx context.Context, program string, n int) (r result, err error) {
-	bucket, dir := fmt.Sprintf("bench-%d", n), filepath.Join(b.o.Dir, fmt.Sprint("state-", n))
+// run lets a contender copy everything into a bucket of its own.
+func (b *bench) run(ctx context.Context, c contender, n int) (r result, err error) {
+	bucket := fmt.Sprintf("bench-%s-%d", c.name(), n)
 	if _, err := b.store.Client().CreateBucket(ctx, &s3.CreateBucketInput{Bucket: &bucket}); err != nil {
 		return r, fmt.Errorf("creating a bucket: %w", err)
 	}
-	if err := b.fresh(ctx); err != nil {
-		return r, err
-	}
-	var args []string
-	for _, s := range append([]string{
-		"kafka.brokers=" + b.addr, "registry.url=" + b.registry, "instance.id=bench", "instance.state_dir=" + dir, "http.listen=", "log.level=warn",
-		fmt.Sprintf("bucket.url=s3://%s?path_style=true&region=%s&endpoint=%s", bucket, b.store.Region, url.QueryEscape(b.store.Endpoint)),
-		"archiver.idle=5s",
-	}, b.o.Set...) {
-		args = append(args, "--set", s)
-	}
-	manifest, err := history.Follow(ctx, []kgo.Opt{kgo.SeedBrokers(b.addr), kgo.FetchMaxWait(100 * time.Millisecond)}, b.codec, "", nil)
+	cmd, err := c.prepare(ctx, bucket, n)
 	if err != nil {
 		return r, err
 	}
-	defer manifest.Close()
+	defer c.done()
+	p := &process.Program{Name: c.name(), Log: b.path(c.name() + ".log")}
 	began := time.Now()
-	p := &process.Program{Name: "archiver", Log: filepath.Join(b.o.Dir, "archiver.log")}
-	cmd := exec.Command(program, args...)
-	cmd.Env = append(cmd.Environ(), "AWS_ACCESS_KEY_ID="+b.store.AccessKey, "AWS_SECRET_ACCESS_KEY="+b.store.SecretKey)
 	if err := p.Start(cmd); err != nil {
 		return r, err
 	}
 	defer func() { err = errors.Join(err, p.Kill()) }()
-	want := int64(b.o.Events + b.o.Records)
-	for deadline := began.Add(30 * time.Minute); r.rows < want; time.Sleep(50 * time.Millisecond) {
-		if r.Usage, err = p.Usage(); err != nil {
-			return r, err
-		}
-		r.rows, r.bytes, r.objects = 0, 0, 0
-		for _, f := range manifest.Files() {
-			r.rows, r.bytes, r.objects = r.rows+f.Rows+f.DeadLetters, r.bytes+f.Bytes, r.objects+1
-		}
-		if ctx.Err() != nil || time.Now().After(deadline) {
-			return r, fmt.Errorf("%d of %d rows are archived", r.rows, want)
-		}
-	}
-	r.took = time.Since(began)
-	if r.rows != want {
-		return r, fmt.Errorf("%d rows are archived, %d were sent", r.rows, want)
-	}
-	if r.Usage, err = p.Usage(); err != nil {
+	if r.stored, r.Usage, err = b.copied(ctx, c, p); err != nil {
 		return r, err
 	}
-	return r, p.Stop()
+	r.took = time.Since(began)
+	if w, ok := c.(warmer); ok {
+		if err := w.again(); err != nil {
+			return r, err
+		}
+		s, used, err := b.copied(ctx, c, p)
+		if err != nil {
+			return r, fmt.Errorf("the second time: %w", err)
+		}
+		r.warm = float64(s.rows) / (used.CPU - r.CPU).Seconds()
+	}
+	return r, c.stop(p)
 }
 
-// fresh forgets what the run before committed.
-func (b *bench) fresh(ctx context.Context) error {
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(200 * time.Millisecond) {
-		_, _ = b.admin.LeaveGroup(ctx, kadm.LeaveGroup("archiver").InstanceIDs("archiver.archiver.bench"))
-		_, _ = b.admin.DeleteGroups(ctx, "archiver")
-		_, _ = b.admin.DeleteTopics(ctx, schemas.ArchiveFiles)
-		groups, err := b.admin.ListGroups(ctx)
-		listed, err2 := b.admin.ListTopics(ctx, schemas.ArchiveFiles)
-		_, there := groups["archiver"]
-		if err == nil && err2 == nil && !there && !listed.Has(schemas.ArchiveFiles) {
-			break
+// copied waits until everything is in the bucket and committed.
+func (b *bench) copied(ctx context.Context, c contender, p *process.Program) (s stored, used process.Usage, err error) {
+	want, at := int64(b.o.Events+b.o.Records), int64(0)
+	for began := time.Now(); at < want; {
+		select {
+		case <-ctx.Done():
+			return s, used, ctx.Err()
+		case <-time.After(100 * time.Millisecond):
 		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("the run before does not go away: %w", errors.Join(err, err2))
+		if at, err = c.progress(ctx); err != nil {
+			return s, used, err
+		}
+		if used, err = p.Usage(); err != nil {
+			return s, used, err
+		}
+		if time.Since(began) > 30*time.Minute {
+			return s, used, fmt.Errorf("it is not through in %v: %d of %d rows\n%s", time.Since(began), at, want, p.Tail())
 		}
 	}
-	_, err := topics.Apply(ctx, b.admin, schemas.WithDeadLetters(), topics.Options{})
-	return err
+	if s, err = c.stored(ctx); err == nil && s.rows != want {
+		err = fmt.Errorf("%d rows are in the bucket, %d were sent", s.rows, want)
+	}
+	return s, used, err
 }
