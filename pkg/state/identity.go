@@ -12,7 +12,7 @@ import (
 
 // FormatVersion of the directory. A newer one is refused, so that a roll-back never misreads rows; an older one is deleted
 // and restored.
-const FormatVersion = 2
+const FormatVersion = 3
 
 const (
 	dbDir      = "db"

@@ -251,8 +251,12 @@ func (r *Runtime) done(tasks []*task, began time.Time) {
 	r.metrics.transactions.Inc()
 	r.metrics.records.Add(float64(r.records))
 	r.metrics.commitSeconds.Observe(time.Since(began).Seconds())
+	if r.shape.derived {
+		r.unread += r.records
+	}
 	r.records = 0
 	for _, t := range tasks {
+		r.unread += len(t.tx.out)
 		r.metrics.dead.Add(float64(t.dead))
 		t.commit()
 		if p := r.paused[t.partition]; p != nil && p.until.IsZero() {
@@ -269,7 +273,7 @@ func (r *Runtime) writeDue() error {
 		return nil
 	}
 	r.mu.Lock()
-	due := time.Since(r.wrote) >= r.o.WriteInterval
+	due := time.Since(r.wrote) >= r.o.WriteInterval || r.unread >= r.o.WriteRecords
 	for _, t := range r.tasks {
 		due = due || t.unwritten && t.cache.bytes > r.o.CacheBytes
 	}
@@ -318,7 +322,7 @@ func (r *Runtime) writeTasks(tasks map[int32]*task) error {
 	if err != nil {
 		return err
 	}
-	r.wrote = time.Now()
+	r.wrote, r.unread = time.Now(), 0
 	for _, t := range tasks {
 		if t.unwritten {
 			t.unwritten = false

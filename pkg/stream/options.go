@@ -26,6 +26,9 @@ type Handlers struct {
 	// Finish is called once per transaction for each partition that processed a record, behind its last record: the place
 	// to emit one record per changed row instead of one per input. Optional.
 	Finish func(tx *Tx) error
+	// Pending is about how many rows and records Finish will write, beside those that are written already. A transaction ends
+	// once all partitions together come to Options.MaxRows. Optional.
+	Pending func() int
 	// Again is given records of Options.Recall's topic that were processed before, in order, where the derived rows on this
 	// disk do not cover them. It writes derived rows and nothing else. Needed with derived stores only.
 	Again func(tx *Tx, recs []*kgo.Record) error
@@ -59,15 +62,20 @@ type Options struct {
 	StateDir string
 	StateFS  vfs.FS
 
-	CommitInterval time.Duration // how long a transaction collects, 10 ms or more; default 100 ms
+	// CommitInterval is how long a transaction collects, 10 ms or more; default 100 ms. As long as the brokers hold more behind it
+	// than it has read, it goes on, up to five times as long: what is read late anyway is written in fewer rows.
+	CommitInterval time.Duration
 	// WriteInterval is how long rows of committed transactions are collected before they are written to disk; default 1 s.
-	// What a crash loses of them is read again from the changelog. A row that changes in every transaction is written once.
+	// What a crash loses of them is read again from the changelog, no more than about WriteRecords records (with derived stores:
+	// of the inputs as well). A row that changes in every transaction is written once.
 	WriteInterval      time.Duration
+	WriteRecords       int           // default 500,000
 	TransactionTimeout time.Duration // default 10 s; also how long a dead instance blocks its successors
 	SessionTimeout     time.Duration // default 10 s: after that the group gives a dead instance's partitions away
 	RebalanceTimeout   time.Duration // default 60 s
 	StuckAfter         time.Duration // default 60 s: lag without progress for so long makes the service unready
 	MaxRecords         int           // input records of a transaction; default 20,000
+	MaxRows            int           // rows and records that a transaction writes, about; default 100,000
 	CacheBytes         int           // rows kept in memory per partition, those not yet written included; default 8 MiB
 	Parallel           int           // partitions processed at once; default the number of CPUs
 	// TombstoneRetention is the changelog's delete.retention.ms; default 24 h. Local rows older than half of it may miss
@@ -120,6 +128,12 @@ func (o *Options) complete() error {
 	def(&o.TombstoneRetention, 24*time.Hour)
 	if o.MaxRecords == 0 {
 		o.MaxRecords = 20_000
+	}
+	if o.MaxRows == 0 {
+		o.MaxRows = 100_000
+	}
+	if o.WriteRecords == 0 {
+		o.WriteRecords = 500_000
 	}
 	if o.CacheBytes == 0 {
 		o.CacheBytes = 8 << 20

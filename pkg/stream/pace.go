@@ -54,13 +54,45 @@ func (p *pace) size(left time.Duration) int {
 	return max(n, 1)
 }
 
+// catchUp is how many commit intervals a transaction may take while there is a backlog.
+const catchUp = 5
+
+// due says whether the open transaction has collected for long enough.
+func (r *Runtime) due() bool {
+	now := time.Now()
+	if now.Before(r.deadline) {
+		return false
+	}
+	latest := r.begun.Add(min(catchUp*r.o.CommitInterval, r.o.TransactionTimeout/4))
+	if !now.Before(latest) || r.backlog() <= int64(r.records) {
+		return true
+	}
+	r.deadline = now.Add(min(r.o.CommitInterval, latest.Sub(now)))
+	return false
+}
+
+// backlog is how much lies behind what has been polled, in offsets, where partitions are not held up.
+func (r *Runtime) backlog() (n int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for p, t := range r.tasks {
+		if r.paused[p] != nil || t.gated {
+			continue
+		}
+		for topic, next := range t.next {
+			n += max(0, r.status.high[topicPartition{topic, p}]-next)
+		}
+	}
+	return n
+}
+
 // pollSize is how many records the next poll may return.
 func (r *Runtime) pollSize() int {
 	left := r.o.TransactionTimeout / 4
 	if r.open {
 		left -= time.Since(r.begun)
 	}
-	return min(r.o.MaxRecords-r.records, r.pace.size(left))
+	return min(r.o.MaxRecords-r.records, r.o.MaxRows, r.pace.size(left))
 }
 
 // slower gives up a batch that took too long. A batch of one record never comes here: there was none behind it to start.

@@ -169,3 +169,82 @@ func TestPace(t *testing.T) {
 		t.Errorf("with no time left: %d", n)
 	}
 }
+
+// A transaction collects for its interval, for longer while more is waiting than it has read, and never for ever.
+func TestDue(t *testing.T) {
+	const interval = time.Minute
+	r := &Runtime{o: Options{CommitInterval: interval, TransactionTimeout: time.Hour}, tasks: map[int32]*task{}, paused: map[int32]*pause{}}
+	r.status.high = map[topicPartition]int64{{in, 0}: 1000, {in, 1}: 1000}
+	for p := range int32(2) {
+		r.tasks[p] = &task{next: map[string]int64{in: 400}}
+	}
+	r.records = 1000
+	check := func(what string, age time.Duration, want bool) {
+		t.Helper()
+		r.begun = time.Now().Add(-age)
+		r.deadline = r.begun.Add(interval)
+		if got := r.due(); got != want {
+			t.Errorf("%s: due is %v", what, got)
+		}
+		if left := time.Until(r.deadline); !want && (left <= 0 || left > interval) {
+			t.Errorf("%s: %v are left", what, left)
+		}
+	}
+	check("young", interval/2, false)
+	check("more is waiting", interval+time.Second, false)
+	check("more is waiting, nearly for too long", catchUp*interval-time.Second, false)
+	check("more is waiting, for too long", catchUp*interval+time.Second, true)
+	r.tasks[0].gated = true
+	check("half of it waits for a table", interval+time.Second, true)
+	r.tasks[0].gated = false
+	r.paused[1] = &pause{}
+	check("half of it waits for the registry", interval+time.Second, true)
+	delete(r.paused, 1)
+	r.records = 1200
+	check("less is waiting than it has", interval+time.Second, true)
+	r.records = 1
+	r.o.TransactionTimeout = 4 * interval
+	check("a quarter of the transaction timeout is over", interval+time.Second, true)
+}
+
+// However long a transaction may collect: what it is going to write ends it, and what a restart would read again is written.
+func TestRowsEndTransactions(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	dir := t.TempDir()
+	b.events(2000)
+	o := b.options("0", dir)
+	o.CommitInterval, o.WriteInterval, o.MaxRows, o.WriteRecords = 2500*time.Millisecond, time.Hour, 100, 50
+	var writes atomic.Int64
+	o.Crash = func(p Point) error {
+		if p == BeforeState {
+			writes.Add(1)
+		}
+		return nil
+	}
+	o.Handlers = func(p int32) Handlers {
+		h := summing(p)
+		n, sum, finish := 0, h.Inputs[in], h.Finish
+		h.Inputs[in] = func(tx *Tx, rec *kgo.Record) error {
+			n++
+			return sum(tx, rec)
+		}
+		h.Pending = func() int { return n }
+		h.Finish = func(tx *Tx) error {
+			n = 0
+			return finish(tx)
+		}
+		return h
+	}
+	r := b.start(o)
+	b.caughtUp(r)
+	transactions, wrote := testutil.ToFloat64(r.metrics.transactions), writes.Load()
+	r.finish()
+	b.check(map[string]string{"0": dir})
+	if transactions < 10 {
+		t.Errorf("%v transactions, each of 100 records and one poll more at most", transactions)
+	}
+	if wrote < 3 { // the first transaction is written in any case
+		t.Errorf("the state was written %d times", wrote)
+	}
+}

@@ -57,6 +57,7 @@ type Runtime struct {
 	mu     sync.Mutex
 	tasks  map[int32]*task
 	wrote  time.Time // when Pebble last had everything
+	unread int       // records that a restart would read again, since then
 	failed bool      // Run returns an error: nothing more is written
 	status status
 }
@@ -313,7 +314,7 @@ func (r *Runtime) loop(ctx context.Context) error {
 				return err
 			}
 		}
-		if r.open && (ctx.Err() != nil || r.records >= r.o.MaxRecords || r.hurry.Load() || !time.Now().Before(r.deadline)) {
+		if r.open && (ctx.Err() != nil || r.full() || r.hurry.Load() || r.due()) {
 			if err := r.commit(); err != nil {
 				return err
 			}
@@ -339,6 +340,15 @@ func (r *Runtime) loop(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// full says whether the open transaction has as much as it may: what it read, and what it is going to write.
+func (r *Runtime) full() bool {
+	rows := 0
+	for _, t := range r.snapshot() {
+		rows += t.pending()
+	}
+	return r.records >= r.o.MaxRecords || rows >= r.o.MaxRows
 }
 
 func (r *Runtime) begin() error {

@@ -137,6 +137,20 @@ func (t *task) one(rec *kgo.Record, handle func(*Tx, *kgo.Record) error) error {
 	return fmt.Errorf("stream %s: processing %s: %w", t.r.o.Group, place, err)
 }
 
+// pending is about how many records the transaction will produce.
+func (t *task) pending() int {
+	n := len(t.tx.out)
+	if t.cache != nil {
+		for _, rows := range t.cache.dirty {
+			n += len(rows)
+		}
+	}
+	if t.touched && t.handlers.Pending != nil {
+		n += t.handlers.Pending()
+	}
+	return n
+}
+
 // finish closes the partition's part of the transaction: the service's last words, the rows, and the marker.
 func (t *task) finish() error {
 	if t.cache != nil {

@@ -49,9 +49,9 @@ func (tx *Tx) Scan(store string, prefix []byte, each func(key, value []byte) boo
 	return tx.cache.scan(tx.store(store), string(prefix), string(prefix), each)
 }
 
-// ScanFrom is Scan over all rows of a store from a key on.
-func (tx *Tx) ScanFrom(store string, from []byte, each func(key, value []byte) bool) error {
-	return tx.cache.scan(tx.store(store), "", string(from), each)
+// ScanFrom is Scan from a key on, which starts with prefix.
+func (tx *Tx) ScanFrom(store string, prefix, from []byte, each func(key, value []byte) bool) error {
+	return tx.cache.scan(tx.store(store), string(prefix), string(from), each)
 }
 
 // Emit produces a record when the transaction ends. The catalogue says which partition the key belongs to. The runtime

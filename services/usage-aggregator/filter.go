@@ -1,5 +1,7 @@
 package usageaggregator
 
+import "encoding/binary"
+
 // filter is a Bloom filter of ids that never changes, two bytes for each: about one false yes in a thousand. An id's bits are
 // all in one cache line.
 type filter []uint64
@@ -19,6 +21,21 @@ func newFilter(ids []seenID) filter {
 			f[line+int(bits>>6&7)] |= 1 << (bits & 63)
 			bits >>= 9
 		}
+	}
+	return f
+}
+
+func (f filter) append(dst []byte) []byte {
+	for _, word := range f {
+		dst = binary.BigEndian.AppendUint64(dst, word)
+	}
+	return dst
+}
+
+func readFilter(b []byte) filter {
+	f := make(filter, len(b)/8)
+	for i := range f {
+		f[i] = binary.BigEndian.Uint64(b[8*i:])
 	}
 	return f
 }

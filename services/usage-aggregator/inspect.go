@@ -54,9 +54,13 @@ func InspectRow(store string, key, value []byte) (any, bool, error) {
 		case len(key) > 0 && key[0] == 't':
 			n, err := tailIDs(value)
 			return map[string]any{"collected_ids": n}, true, err
-		case len(key) == 8 && key[0] == 'p':
+		case len(key) == pageKeySize && key[0] == 'p':
 			bucket := time.UnixMilli(int64(binary.BigEndian.Uint32(key[1:])) * bucketMillis).UTC()
-			return map[string]any{"appended_since": bucket, "part": key[5], "page": binary.BigEndian.Uint16(key[6:]), "ids": len(value) / entrySize}, true, nil
+			row := map[string]any{"appended_since": bucket, "part": key[5], "level": key[6], "run": binary.BigEndian.Uint16(key[7:])}
+			if page := binary.BigEndian.Uint16(key[9:]); page > 0 {
+				row["page"], row["ids"] = page, len(value)/entrySize
+			}
+			return row, true, nil
 		}
 		return map[string]any{}, true, nil // the secret
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"math/bits"
 	"slices"
 )
@@ -15,8 +16,11 @@ const bucketMillis = int64(12 * 60 * 60 * 1000)
 const (
 	partBits  = 6 // an id's first bits choose its part
 	parts     = 1 << partBits
-	pageIDs   = 128 // of a page at most, on average over a part
+	pageIDs   = 128 // of a page at most, on average over a run
 	entrySize = 16  // id in 12 bytes, milliseconds since the bucket's start in 4
+
+	fanIn    = 4 // runs of a level that become one of the next
+	topLevel = 4 // its runs are not merged any more: about 260,000 ids each
 )
 
 // id is 96 bits of the SipHash of an account and an event id under a secret of the partition: among 10^8 ids the chance that
@@ -47,19 +51,37 @@ type seenID struct {
 	at int64
 }
 
-// bucket holds the ids of one bucket of append time, in parts, each in pages: rows with the part's ids in order. A page is found
-// by an id's first bits alone.
+// bucket holds the ids of one bucket of append time, in parts.
 type bucket struct {
 	number int64
 	parts  [parts]*part // nil: not looked at yet
 }
 
+// part is a log-structured merge tree: what is moved to it together is a run, and fanIn runs of a level become one of the next.
+// So an id is written about as often as there are levels, however many there are in the bucket.
 type part struct {
-	pages  int // 0: no ids
+	runs []*run // the newest first: lower levels come before higher ones
+}
+
+// run holds ids in order, in pages, which an id's first bits alone name. It is never changed.
+type run struct {
+	level  uint8
+	number uint16 // in its level
+	pages  int    // a power of 2
 	filter filter
 }
 
-// The keys of pages, bucket after bucket: 'p', the bucket in 4 bytes, the part in 1, the page in 2, big endian.
+func (p *part) of(level uint8) (n int) {
+	for _, r := range p.runs {
+		if r.level == level {
+			n++
+		}
+	}
+	return n
+}
+
+// Keys: 'p', the bucket in 4 bytes, the part in 1, the level in 1, the run's number in 2, the page from 1 on in 2, big endian. In
+// place of page 0 is the number of pages and the run's filter.
 func pagesOf(dst []byte, bucket int64) []byte {
 	return binary.BigEndian.AppendUint32(append(dst, 'p'), uint32(bucket))
 }
@@ -68,9 +90,18 @@ func partKey(dst []byte, bucket int64, part int) []byte {
 	return append(pagesOf(dst, bucket), byte(part))
 }
 
-func pageKey(dst []byte, bucket int64, part, page int) []byte {
-	return binary.BigEndian.AppendUint16(partKey(dst, bucket, part), uint16(page))
+func (r *run) key(dst []byte, bucket int64, part int) []byte {
+	return binary.BigEndian.AppendUint16(append(partKey(dst, bucket, part), r.level), r.number)
 }
+
+func (r *run) pageKey(dst []byte, bucket int64, part, page int) []byte {
+	return binary.BigEndian.AppendUint16(r.key(dst, bucket, part), uint16(page))
+}
+
+const (
+	pageKeySize = 11
+	maxPages    = 1 << 15
+)
 
 func appendEntry(dst []byte, i id, since uint32) []byte {
 	return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(dst, i.hi), i.lo), since)
@@ -83,59 +114,97 @@ func entry(row []byte, n int) (i id, since uint32) {
 
 var errPage = errors.New("reading the ids seen: a page has no whole number of entries")
 
-// all reads the ids of a part in order, and the number of its pages.
-func (b *bucket) all(rows rows, part int) (ids []seenID, pages int, err error) {
-	scan := rows.Scan(storeSeen, partKey(nil, b.number, part), func(_, row []byte) bool {
-		pages++
+// part returns a part, whose runs are read the first time: their filters, not their pages.
+func (b *bucket) part(rows rows, n int) (*part, error) {
+	if b.parts[n] != nil {
+		return b.parts[n], nil
+	}
+	p := &part{}
+	prefix := partKey(nil, b.number, n)
+	for next := prefix; next != nil; {
+		from := next
+		next = nil
+		var damaged error
+		err := rows.ScanFrom(storeSeen, prefix, from, func(key, row []byte) bool {
+			r := &run{}
+			if len(key) != pageKeySize || binary.BigEndian.Uint16(key[9:]) != 0 || len(row) < 4 || (len(row)-4)%(lineWords*8) != 0 {
+				damaged = fmt.Errorf("reading the ids seen: a run of part %d does not begin with its filter", n)
+				return false
+			}
+			r.level, r.number, r.pages = key[6], binary.BigEndian.Uint16(key[7:]), int(binary.BigEndian.Uint32(row))
+			r.filter = readFilter(row[4:])
+			p.runs = append(p.runs, r)
+			next = r.pageKey(nil, b.number, n, r.pages+1)
+			return false
+		})
+		if err = errors.Join(err, damaged); err != nil {
+			return nil, err
+		}
+	}
+	p.order()
+	b.parts[n] = p
+	return p, nil
+}
+
+func (p *part) order() {
+	slices.SortFunc(p.runs, func(a, b *run) int {
+		return cmp.Or(cmp.Compare(a.level, b.level), cmp.Compare(b.number, a.number))
+	})
+}
+
+// read returns the ids of a run, in order.
+func (r *run) read(rows rows, bucket int64, part int) (ids []seenID, err error) {
+	page := -1 // the filter comes first
+	scan := rows.Scan(storeSeen, r.key(nil, bucket, part), func(_, row []byte) bool {
+		if page++; page == 0 {
+			return true
+		}
 		if len(row)%entrySize != 0 {
 			err = errPage
 			return false
 		}
 		for n := range len(row) / entrySize {
 			i, since := entry(row, n)
-			ids = append(ids, seenID{i, b.number*bucketMillis + int64(since)})
+			ids = append(ids, seenID{i, bucket*bucketMillis + int64(since)})
 		}
 		return true
 	})
-	return ids, pages, errors.Join(err, scan)
-}
-
-// part returns a part, read from its pages the first time.
-func (b *bucket) part(rows rows, n int) (*part, error) {
-	if b.parts[n] == nil {
-		ids, pages, err := b.all(rows, n)
-		if err != nil {
-			return nil, err
-		}
-		b.parts[n] = &part{pages, newFilter(ids)}
+	if err == nil && page != r.pages {
+		err = fmt.Errorf("reading the ids seen: a run has %d pages instead of %d", page, r.pages)
 	}
-	return b.parts[n], nil
+	return ids, errors.Join(err, scan)
 }
 
 // find returns when an id's newest event of the bucket was appended.
 func (b *bucket) find(rows rows, i id) (at int64, ok bool, err error) {
-	p, err := b.part(rows, i.part())
-	if err != nil || !p.filter.has(i) {
-		return 0, false, err
-	}
-	row, err := rows.Get(storeSeen, pageKey(nil, b.number, i.part(), i.page(p.pages)))
+	n := i.part()
+	p, err := b.part(rows, n)
 	if err != nil {
 		return 0, false, err
 	}
-	if len(row)%entrySize != 0 {
-		return 0, false, errPage
-	}
-	low, high := 0, len(row)/entrySize
-	for low < high {
-		mid := (low + high) / 2
-		e, since := entry(row, mid)
-		switch c := compareIDs(e, i); {
-		case c == 0:
-			return b.number*bucketMillis + int64(since), true, nil
-		case c < 0:
-			low = mid + 1
-		default:
-			high = mid
+	for _, r := range p.runs { // the first that has it has its newest event
+		if !r.filter.has(i) {
+			continue
+		}
+		row, err := rows.Get(storeSeen, r.pageKey(nil, b.number, n, 1+i.page(r.pages)))
+		if err != nil {
+			return 0, false, err
+		}
+		if row == nil || len(row)%entrySize != 0 {
+			return 0, false, errPage
+		}
+		low, high := 0, len(row)/entrySize
+		for low < high {
+			mid := (low + high) / 2
+			e, since := entry(row, mid)
+			switch c := compareIDs(e, i); {
+			case c == 0:
+				return b.number*bucketMillis + int64(since), true, nil
+			case c < 0:
+				low = mid + 1
+			default:
+				high = mid
+			}
 		}
 	}
 	return 0, false, nil
@@ -157,25 +226,56 @@ func merge(a, b []seenID) []seenID {
 	return append(append(ids, a...), b...)
 }
 
-// add writes further ids into a part: all its pages, since ids are spread over them evenly.
-func (b *bucket) add(rows rows, n int, more []seenID) error {
-	old, pages, err := b.all(rows, n)
+// add writes further ids, none of them twice, as a run. Their level is that of their number, where gather of them make one of
+// level 0, or the next one with room. Runs of lower levels are older and go into it, so that lower stays newer.
+func (b *bucket) add(rows rows, n int, ids []seenID, gather int) error {
+	p, err := b.part(rows, n)
 	if err != nil {
 		return err
 	}
-	slices.SortFunc(more, func(a, b seenID) int { return compareIDs(a.id, b.id) })
-	ids := merge(old, more)
-	for pages = max(pages, 1); len(ids) > pages*pageIDs && pages < 1<<16; pages *= 2 {
+	r := &run{}
+	for size := 2 * gather; r.level < topLevel && len(ids) >= size; size *= fanIn {
+		r.level++
 	}
+	for r.level < topLevel && p.of(r.level) == fanIn-1 {
+		r.level++
+	}
+	// Below r.level everything is merged. A full level that was passed is among it.
+	slices.SortFunc(ids, func(a, b seenID) int { return compareIDs(a.id, b.id) })
+	kept := p.runs[:0:0]
+	for _, old := range p.runs {
+		if old.level >= r.level {
+			kept = append(kept, old)
+			continue
+		}
+		more, err := old.read(rows, b.number, n)
+		if err != nil {
+			return err
+		}
+		ids = merge(ids, more)
+		for page := range old.pages + 1 {
+			rows.Delete(storeSeen, old.pageKey(nil, b.number, n, page))
+		}
+	}
+	for _, other := range kept {
+		if other.level == r.level {
+			r.number = max(r.number, other.number+1)
+		}
+	}
+	for r.pages = 1; len(ids) > r.pages*pageIDs && r.pages < maxPages; r.pages *= 2 {
+	}
+	r.filter = newFilter(ids)
+	rows.Put(storeSeen, r.pageKey(nil, b.number, n, 0), r.filter.append(binary.BigEndian.AppendUint32(nil, uint32(r.pages))))
 	chunk := make([]byte, 0, len(ids)*entrySize)
 	at := 0
-	for page := range pages {
+	for page := range r.pages {
 		start := len(chunk)
-		for ; at < len(ids) && ids[at].id.page(pages) == page; at++ {
+		for ; at < len(ids) && ids[at].id.page(r.pages) == page; at++ {
 			chunk = appendEntry(chunk, ids[at].id, uint32(ids[at].at-b.number*bucketMillis))
 		}
-		rows.Put(storeSeen, pageKey(nil, b.number, n, page), chunk[start:len(chunk):len(chunk)])
+		rows.Put(storeSeen, r.pageKey(nil, b.number, n, page+1), chunk[start:len(chunk):len(chunk)])
 	}
-	b.parts[n] = &part{pages, newFilter(ids)}
+	p.runs = append(kept, r)
+	p.order()
 	return nil
 }

@@ -364,6 +364,9 @@ func (p *partition) keep(acct *account, c *count) {
 	p.rows++
 }
 
+// pending is what finish will write, and memory that it will free: ids are collected until then.
+func (p *partition) pending() int { return len(p.order) + p.seen.collected()/idsOfRow }
+
 // finish writes every count that the transaction has changed, once, which produces it.
 func (p *partition) finish(tx *stream.Tx) error {
 	// Before rows are written: a walk has to sort those that the transaction has written.

@@ -42,7 +42,7 @@ func (p *partition) over(tx *stream.Tx) ([][]byte, error) {
 		changed[string(c.key)] = true
 	}
 	rows := 0
-	err := tx.ScanFrom(storeCounts, w.from, func(key, row []byte) bool {
+	err := tx.ScanFrom(storeCounts, nil, w.from, func(key, row []byte) bool {
 		if rows++; rows > pruneRows {
 			w.from = append([]byte{}, key...)
 			return false

@@ -16,7 +16,7 @@ type rows interface {
 	Put(store string, key, value []byte)
 	Delete(store string, key []byte)
 	Scan(store string, prefix []byte, each func(key, value []byte) bool) error
-	ScanFrom(store string, from []byte, each func(key, value []byte) bool) error
+	ScanFrom(store string, prefix, from []byte, each func(key, value []byte) bool) error
 }
 
 // seen are the ids of the events that were appended within the window before the newest one. An event is a repeat if its id
@@ -28,7 +28,7 @@ type rows interface {
 //
 //	's'                        the secret
 //	't' number, 4 bytes        a tail row: ids and append times, 20 bytes each
-//	'p' bucket, part, page     a page, see bucket
+//	'p' bucket, part, run, page   a page, or the run's filter, see run
 type seen struct {
 	window int64 // ms; 0 turns it off
 	gather int   // ids that a part collects, about
@@ -56,6 +56,7 @@ const (
 	tailEntry = 20
 	tailBytes = 64 << 10
 	pruneKeys = 500 // deleted in one transaction
+	idsOfRow  = 8   // collected take about as much memory as a row that is to be produced
 )
 
 func newSeen(window int64) seen { return seen{window: window, gather: gatherIDs} }
@@ -81,8 +82,8 @@ func (s *seen) open(rows rows) error {
 	// From bucket to bucket, over their pages.
 	for next, more := int64(0), true; more; {
 		more = false
-		err := rows.ScanFrom(storeSeen, pagesOf(nil, next), func(key, _ []byte) bool {
-			if more = len(key) == 8 && key[0] == 'p'; more {
+		err := rows.ScanFrom(storeSeen, []byte("p"), pagesOf(nil, next), func(key, _ []byte) bool {
+			if more = len(key) == pageKeySize; more {
 				b := &bucket{number: int64(binary.BigEndian.Uint32(key[1:]))}
 				s.buckets, next = append(s.buckets, b), b.number+1
 			}
@@ -175,6 +176,9 @@ func (s *seen) keepTails(rows rows) {
 	}
 }
 
+// collected is the number of ids that the transaction has added, about.
+func (s *seen) collected() int { return (len(s.long)*tailBytes + len(s.tail)) / tailEntry }
+
 // finish writes what the transaction has changed.
 func (s *seen) finish(rows rows) error {
 	if !s.opened {
@@ -211,7 +215,7 @@ func (s *seen) move(rows rows, n int) error {
 		if !ok {
 			s.buckets = slices.Insert(s.buckets, at, &bucket{number: number})
 		}
-		if err := s.buckets[at].add(rows, n, ids); err != nil {
+		if err := s.buckets[at].add(rows, n, ids, s.gather); err != nil {
 			return err
 		}
 	}

@@ -18,16 +18,19 @@ func (m memory) Put(_ string, key, value []byte)          { m[string(key)] = val
 func (m memory) Delete(_ string, key []byte)              { delete(m, string(key)) }
 
 func (m memory) Scan(_ string, prefix []byte, each func(key, value []byte) bool) error {
-	return m.scan(func(k string) bool { return strings.HasPrefix(k, string(prefix)) }, each)
+	return m.ScanFrom("", prefix, prefix, each)
 }
 
-func (m memory) ScanFrom(_ string, from []byte, each func(key, value []byte) bool) error {
-	return m.scan(func(k string) bool { return k >= string(from) }, each)
-}
-
-func (m memory) scan(in func(string) bool, each func(key, value []byte) bool) error {
-	for _, k := range slices.Sorted(maps.Keys(m)) {
-		if in(k) && !each([]byte(k), m[k]) {
+func (m memory) ScanFrom(_ string, prefix, from []byte, each func(key, value []byte) bool) error {
+	var keys []string
+	for k := range m {
+		if k >= string(from) && strings.HasPrefix(k, string(prefix)) {
+			keys = append(keys, k)
+		}
+	}
+	slices.Sort(keys)
+	for _, k := range keys {
+		if !each([]byte(k), m[k]) {
 			break
 		}
 	}
@@ -163,35 +166,73 @@ func TestFilter(t *testing.T) {
 	}
 }
 
-// A part's pages hold every id once, with its newest event, and are found by its first bits.
+// A part finds every id with its newest event, however many runs have been merged, and runs of equal size stay few.
 func TestPages(t *testing.T) {
+	const gather = 100
 	disk := memory{}
 	b := &bucket{number: 39_000}
 	start := b.number * bucketMillis
 	want := map[id]int64{}
 	rng := rand.New(rand.NewPCG(2, 2))
-	for range 30 {
-		var more []seenID
-		for range 100 {
-			i := id{7<<58 | uint64(rng.IntN(2000))<<40, 1}
-			at := start + rng.Int64N(bucketMillis)
-			if _, twice := slices.BinarySearchFunc(more, i, func(s seenID, i id) int { return compareIDs(s.id, i) }); !twice && !slices.ContainsFunc(more, func(s seenID) bool { return s.id == i }) {
-				more = append(more, seenID{i, at})
-				want[i] = max(want[i], at)
-			}
+	written := 0
+	for round := range 300 {
+		now := map[id]int64{}
+		for range gather {
+			i := id{7<<58 | uint64(rng.IntN(20_000))<<40, 1}
+			now[i] = max(want[i], start+int64(round)*1000+rng.Int64N(1000))
+			want[i] = now[i]
 		}
-		if err := b.add(disk, 7, more); err != nil {
+		var more []seenID
+		for i, at := range now {
+			more = append(more, seenID{i, at})
+		}
+		before := maps.Clone(disk)
+		if err := b.add(disk, 7, more, gather); err != nil {
 			t.Fatal(err)
 		}
+		for key, row := range disk {
+			if _, had := before[key]; !had && key[9:] != "\x00\x00" {
+				written += len(row) / entrySize
+			}
+		}
+		if n := len(b.parts[7].runs); n > (fanIn-1)*topLevel+round/200 {
+			t.Fatalf("round %d: %d runs", round, n)
+		}
+	}
+	// An id is written once on each of five levels at most.
+	if written > 300*gather*(topLevel+1) {
+		t.Errorf("%d entries were written for %d ids", written, 300*gather)
 	}
 	again := &bucket{number: b.number} // as a restart reads it
 	for i, at := range want {
-		if got, ok, err := again.find(disk, i); err != nil || !ok || got != at {
-			t.Fatalf("%v is at %d, %v, %v; want %d", i, got, ok, err, at)
+		for name, b := range map[string]*bucket{"the writer": b, "a restart": again} {
+			if got, ok, err := b.find(disk, i); err != nil || !ok || got != at {
+				t.Fatalf("%s: %v is at %d, %v, %v; want %d", name, i, got, ok, err, at)
+			}
 		}
 	}
-	disk.Put("", pageKey(nil, b.number, 7, 0), bytes.Repeat([]byte{1}, 17))
-	if _, _, err := (&bucket{number: b.number}).find(disk, id{7 << 58, 0}); err == nil {
+	if a, b := fmt.Sprint(runsOf(b.parts[7])), fmt.Sprint(runsOf(again.parts[7])); a != b {
+		t.Errorf("a restart finds the runs %s instead of %s", b, a)
+	}
+	var some id
+	for some = range want {
+		break
+	}
+	for _, r := range again.parts[7].runs {
+		disk.Put("", r.pageKey(nil, b.number, 7, 1+some.page(r.pages)), bytes.Repeat([]byte{1}, 17))
+	}
+	if _, _, err := again.find(disk, some); err == nil {
 		t.Error("a page that is cut off was read")
 	}
+	disk.Put("", again.parts[7].runs[0].pageKey(nil, b.number, 7, 0), []byte{1})
+	if _, _, err := (&bucket{number: b.number}).find(disk, some); err == nil {
+		t.Error("a filter that is cut off was read")
+	}
+}
+
+func runsOf(p *part) (all []string) {
+	for _, r := range p.runs {
+		all = append(all, fmt.Sprint(r.level, r.number, r.pages, len(r.filter)))
+	}
+	return all
 }

@@ -93,13 +93,14 @@ func (s *Service) build(o stream.Options) error {
 		{Name: storeSeen, Derived: true, Uncached: true}, {Name: storeAsked, Uncached: true}}
 	o.Recall = stream.Recall{Topic: schemas.UsageEvents, Window: s.cfg.DedupWindow}
 	o.CommitInterval, o.TransactionTimeout, o.SessionTimeout = s.cfg.CommitInterval, s.cfg.TransactionTimeout, s.cfg.SessionTimeout
-	o.MaxRecords, o.CacheBytes, o.LeaveOnStop = s.cfg.MaxRecords, s.cfg.CacheBytes, s.cfg.LeaveOnStop
+	o.MaxRecords, o.WriteInterval, o.CacheBytes, o.LeaveOnStop = s.cfg.MaxRecords, s.cfg.WriteInterval, s.cfg.CacheBytes, s.cfg.LeaveOnStop
 	o.Handlers = func(int32) stream.Handlers {
 		p := newPartition(s)
 		return stream.Handlers{
-			Inputs: map[string]func(*stream.Tx, *kgo.Record) error{schemas.UsageContracts: p.onContract, schemas.UsageBaselines: p.onBaseline, schemas.UsageEvents: p.onEvent},
-			Finish: p.finish,
-			Again:  p.again,
+			Inputs:  map[string]func(*stream.Tx, *kgo.Record) error{schemas.UsageContracts: p.onContract, schemas.UsageBaselines: p.onBaseline, schemas.UsageEvents: p.onEvent},
+			Finish:  p.finish,
+			Pending: p.pending,
+			Again:   p.again,
 		}
 	}
 	var err error

@@ -46,7 +46,8 @@ func (i *instance) args() []string {
 		args = append(args, "--set", s)
 	}
 	if i.service == aggregator {
-		args = append(args, "--set", aggregator+".dedup_window="+i.w.window.String())
+		// State is written often, so that crashes around it are hit.
+		args = append(args, "--set", aggregator+".dedup_window="+i.w.window.String(), "--set", aggregator+".write_interval=500ms")
 	}
 	return args
 }
