@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"os"
 
 	"databus/cmd/databus/internal/setup"
 	"databus/pkg/blob"
@@ -17,6 +18,8 @@ type initCmd struct {
 	BucketURL   string `env:"DATABUS_BUCKET__URL" required:"" placeholder:"URL" help:"Bucket, such as s3://bucket/prefix?endpoint=http://127.0.0.1:7070&path_style=true."`
 	IdentityURL string `env:"DATABUS_IDENTITY__URL" required:"" placeholder:"URL" help:"Identity store, such as cassandra://127.0.0.1:9042?replication=1."`
 	KeysFile    string `env:"DATABUS_KEYS__FILE" placeholder:"FILE" help:"Also make this file of secrets, unless it exists."`
+	KMSURI      string `name:"kms-uri" env:"DATABUS_KEYS__KMS_URI" placeholder:"URI" help:"Wrap the secrets of a new file by this key of AWS KMS, aws-kms://arn:...; default: they are plain."`
+	KMSEndpoint string `name:"kms-endpoint" env:"DATABUS_KEYS__KMS_ENDPOINT" placeholder:"URL" help:"Base URL of KMS, for a VPC endpoint."`
 	Replication int16  `placeholder:"N" help:"Replication factor of new topics; default: the cluster's."`
 }
 
@@ -31,10 +34,22 @@ Example:
 `
 }
 
+func (c initCmd) generate(ctx context.Context) (err error) {
+	if c.KMSURI == "" {
+		_, err = seal.Generate(c.KeysFile)
+		return err
+	}
+	if _, err = os.Lstat(c.KeysFile); err == nil {
+		return fs.ErrExist // KMS need not be asked
+	}
+	_, err = seal.GenerateWrapped(ctx, c.KeysFile, seal.AWSKMS{URI: c.KMSURI, Endpoint: c.KMSEndpoint})
+	return err
+}
+
 // Run prints what it did, a line each.
 func (c initCmd) Run(ctx context.Context, g *Globals) error {
 	if c.KeysFile != "" {
-		switch _, err := seal.Generate(c.KeysFile); {
+		switch err := c.generate(ctx); {
 		case err == nil:
 			fmt.Fprintf(g.Out, "%s: made; keep it safe, without it no record can be read\n", c.KeysFile)
 		case !errors.Is(err, fs.ErrExist):

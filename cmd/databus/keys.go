@@ -15,6 +15,7 @@ import (
 
 type keysCmd struct {
 	Ls     keysLsCmd     `cmd:"" help:"List data keys, holders and receipts of shreddings."`
+	Wrap   keysWrapCmd   `cmd:"" help:"Wrap the file of the secrets by a key of AWS KMS."`
 	Rotate keysRotateCmd `cmd:"" help:"Make an account seal with a new data key."`
 	Shred  keysShredCmd  `cmd:"" help:"Make everything of an account, or some of its records, unreadable for ever."`
 }
@@ -22,17 +23,20 @@ type keysCmd struct {
 // secretsFlags say where the secrets are.
 type secretsFlags struct {
 	KeysFile    string `env:"DATABUS_KEYS__FILE" placeholder:"FILE" help:"File of the secrets; default: keys.json in the directory of 'databus dev'."`
-	KMSURI      string `name:"kms-uri" env:"DATABUS_KEYS__KMS_URI" placeholder:"URI" help:"Key of AWS KMS that wraps new data keys, as the services' keys.kms_uri."`
+	KMSURI      string `name:"kms-uri" env:"DATABUS_KEYS__KMS_URI" placeholder:"URI" help:"Key of AWS KMS that wraps new data keys, as the services' keys.kms_uri; default: the one that wrapped the file."`
 	KMSEndpoint string `name:"kms-endpoint" env:"DATABUS_KEYS__KMS_ENDPOINT" placeholder:"URL" help:"Base URL of KMS, as the services' keys.kms_endpoint."`
 }
 
+func (f secretsFlags) file(g *Globals) string {
+	return cmp.Or(f.KeysFile, filepath.Join(g.Dir, "keys.json"))
+}
+
+func (f secretsFlags) kms() seal.AWSKMS { return seal.AWSKMS{URI: f.KMSURI, Endpoint: f.KMSEndpoint} }
+
 func (f secretsFlags) load(ctx context.Context, g *Globals) (*seal.Keys, error) {
-	k, err := seal.Load(cmp.Or(f.KeysFile, filepath.Join(g.Dir, "keys.json")))
+	k, err := seal.Load(ctx, f.file(g), f.kms())
 	if errors.Is(err, fs.ErrNotExist) && f.KeysFile == "" {
 		return nil, fmt.Errorf("which file holds the secrets? Name it with --keys-file (%w)", err)
-	}
-	if err == nil && f.KMSURI != "" {
-		err = k.UseAWSKMS(ctx, seal.AWSKMS{URI: f.KMSURI, Endpoint: f.KMSEndpoint})
 	}
 	return k, err
 }

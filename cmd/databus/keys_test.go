@@ -2,12 +2,14 @@ package main
 
 import (
 	"errors"
+	"io/fs"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"databus/pkg/identity"
 	"databus/pkg/seal"
+	"databus/pkg/seal/kmstest"
 	"databus/schemas"
 	"databus/schemas/codec"
 	"databus/schemas/event"
@@ -132,5 +134,43 @@ func TestOnePersonIsShredded(t *testing.T) {
 	opens(clara, nil)
 	if out := s.ok(t, "keys", "ls", "acme"); strings.Count(out, "not covered: ") != 2 {
 		t.Errorf("the receipts forget what is left:\n%s", out)
+	}
+}
+
+// A file of secrets is made wrapped, or becomes so, and the other commands read it.
+func TestKeyFileIsWrapped(t *testing.T) {
+	const arn = "arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+	server := kmstest.New(t, arn)
+	s := readyStack(t, schemas.KeysEvents)
+	file := filepath.Join(t.TempDir(), "keys.json")
+	t.Setenv("DATABUS_KEYS__FILE", file)
+	t.Setenv("DATABUS_KEYS__KMS_ENDPOINT", server.URL)
+	plain, err := seal.Generate(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.run(t, "keys", "wrap").fails(t, 2, "--kms-uri")
+	s.run(t, "keys", "wrap", "--kms-uri", "alias/x").fails(t, 2, "aws-kms://arn:aws:kms:")
+	if out := s.ok(t, "keys", "wrap", "--kms-uri", "aws-kms://"+arn); !strings.Contains(out, "destroy all copies of the plain file") {
+		t.Error(out)
+	}
+	s.run(t, "keys", "wrap", "--kms-uri", "aws-kms://"+arn).fails(t, 1, "wrapped by aws-kms://"+arn+" already")
+	wrapped, err := seal.Load(t.Context(), file, seal.AWSKMS{Endpoint: server.URL})
+	if err != nil || wrapped.AccountKey("acme") != plain.AccountKey("acme") || wrapped.Plain() {
+		t.Errorf("other secrets, or plain ones: %v", err)
+	}
+	s.ok(t, "keys", "rotate", "acme")
+	if out := s.ok(t, "keys", "ls", "acme"); !strings.Contains(out, "aws-kms://"+arn) {
+		t.Errorf("the key that wrapped the file does not wrap data keys:\n%s", out)
+	}
+	made := initCmd{KeysFile: filepath.Join(t.TempDir(), "made.json"), KMSURI: "aws-kms://" + arn, KMSEndpoint: server.URL}
+	if err := made.generate(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if k, err := seal.Load(t.Context(), made.KeysFile, seal.AWSKMS{Endpoint: server.URL}); err != nil || k.Plain() {
+		t.Errorf("init makes a plain file, or one that does not open: %v", err)
+	}
+	if err := made.generate(t.Context()); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("init makes it again: %v", err)
 	}
 }

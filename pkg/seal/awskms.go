@@ -44,13 +44,8 @@ func (a AWSKMS) parse() (arn, region string, err error) {
 	return arn, parts[3], nil
 }
 
-// UseAWSKMS makes a key of AWS KMS the key-encryption key that wraps new data keys. Those that the key file's wrapped
-// still open, so a deployment can move to KMS by rotating its accounts' keys. Credentials come from the AWS environment;
-// nothing is asked of KMS yet. It must be called before the keys are used.
-//
-// Each data key costs one call of KMS in each process, and again after the cache gave it up; records' own keys are
-// wrapped by their account's and cost none. KMS logs the ids of the data keys: they are the encryption context.
-func (k *Keys) UseAWSKMS(ctx context.Context, a AWSKMS) error {
+// useAWSKMS makes a key of AWS KMS the key-encryption key that wraps new data keys; nothing is asked of KMS yet.
+func (k *Keys) useAWSKMS(ctx context.Context, a AWSKMS) error {
 	arn, region, err := a.parse()
 	if err != nil {
 		return fmt.Errorf("using AWS KMS: %w", err)

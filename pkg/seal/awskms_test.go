@@ -21,11 +21,8 @@ const (
 // withKMS is a copy of the keys of a file, as another process that uses a key of the double has them.
 func withKMS(t testing.TB, path, arn string, server *kmstest.Server) *Keys {
 	t.Helper()
-	k, err := Load(path)
+	k, err := Load(t.Context(), path, AWSKMS{URI: "aws-kms://" + arn, Endpoint: server.URL})
 	if err != nil {
-		t.Fatal(err)
-	}
-	if err := k.UseAWSKMS(t.Context(), AWSKMS{URI: "aws-kms://" + arn, Endpoint: server.URL}); err != nil {
 		t.Fatal(err)
 	}
 	return k

@@ -9,7 +9,8 @@
 // reach Kafka: a keyring uses no key without having read keys.events to its end less than Lease ago.
 //
 //	key file or AWS KMS --- key-encryption key ---> wraps accounts' data keys, which travel on keys.events
-//	         |                                          \-- wrap records' own data keys, for accounts that have them
+//	         |                          \             \-- wrap records' own data keys, for accounts that have them
+//	         |                           \-- AWS KMS's also wraps what the key file holds
 //	key file +-- pepper --- HKDF ------> account key (record keys), account id key (PersonIDs), identifier pepper
 //	         +-- HPKE private key -----> opens identity.requests
 //

@@ -40,7 +40,7 @@ func TestKeyFile(t *testing.T) {
 	if _, err := Generate(path); !errors.Is(err, fs.ErrExist) {
 		t.Errorf("generating over a key file: %v", err)
 	}
-	loaded, err := Load(path)
+	loaded, err := Load(t.Context(), path, AWSKMS{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,16 +50,16 @@ func TestKeyFile(t *testing.T) {
 	if err := os.Chmod(path, 0o640); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Load(path); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+	if _, err := Load(t.Context(), path, AWSKMS{}); err == nil || !strings.Contains(err.Error(), "chmod 600") {
 		t.Errorf("a file that a group can read: %v", err)
 	}
 	if err := os.Chmod(path, 0o440); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Load(path); err != nil {
+	if _, err := Load(t.Context(), path, AWSKMS{}); err != nil {
 		t.Errorf("a secret as Kubernetes mounts it: %v", err)
 	}
-	if _, err := Load(path + ".missing"); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := Load(t.Context(), path+".missing", AWSKMS{}); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a missing file: %v", err)
 	}
 	text, _ := os.ReadFile(path)
@@ -70,7 +70,7 @@ func TestKeyFile(t *testing.T) {
 		"not hex":   strings.Replace(string(text), hexOf(local(k)), "secret-material", 1),
 		"empty ids": strings.Replace(string(text), k.kekID, "", 1),
 	} {
-		if _, err := parse([]byte(bad)); err == nil || strings.Contains(err.Error(), "secret-material") {
+		if _, err := parse(t.Context(), []byte(bad), AWSKMS{}); err == nil || strings.Contains(err.Error(), "secret-material") {
 			t.Errorf("%s: error %v", name, err)
 		}
 	}

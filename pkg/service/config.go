@@ -71,8 +71,8 @@ type IdentityConfig struct {
 
 // KeysConfig says where the secrets are.
 type KeysConfig struct {
-	File        string `doc:"File of the secrets: the key that wraps data keys, where KMS doesn't, and those of pseudonyms and requests."`
-	KMSURI      string `koanf:"kms_uri" doc:"Key of AWS KMS that wraps new data keys: aws-kms://arn:aws:kms:REGION:ACCOUNT:key/ID; credentials come from the AWS environment. Empty: the file's key does."`
+	File        string `doc:"File of the secrets: the key that wraps data keys, where KMS doesn't, and those of pseudonyms and requests; plain, or wrapped by KMS."`
+	KMSURI      string `koanf:"kms_uri" doc:"Key of AWS KMS that wraps new data keys: aws-kms://arn:aws:kms:REGION:ACCOUNT:key/ID; credentials come from the AWS environment. Empty: the key that wrapped the file does, or the plain file's own."`
 	KMSEndpoint string `koanf:"kms_endpoint" doc:"Base URL of KMS, for a VPC endpoint; empty means AWS's own."`
 	Cache       int    `doc:"Most unwrapped data keys in memory, about 0.9 KB each."`
 }
@@ -168,8 +168,6 @@ func (c Config) Validate() error {
 	if c.Keys.KMSEndpoint != "" {
 		if err := httpURL(c.Keys.KMSEndpoint); err != nil {
 			bad("keys.kms_endpoint: %w", err)
-		} else if c.Keys.KMSURI == "" {
-			bad("keys.kms_endpoint: is given, but kms_uri is empty")
 		}
 	}
 	if c.Keys.Cache < 1 || c.Keys.Cache > 10_000_000 {

@@ -43,14 +43,14 @@ func (p *Process) loadKeysLocked(ctx context.Context) (*seal.Keys, error) {
 	if p.Config.Keys.File == "" {
 		return nil, errors.New("loading key file: keys.file is empty; name the file that `databus init --keys-file FILE` made")
 	}
-	k, err := seal.Load(p.Config.Keys.File)
+	kms := p.Config.Keys.kms()
+	k, err := seal.Load(ctx, p.Config.Keys.File, kms)
 	if err != nil {
 		return nil, err
 	}
-	if kms := p.Config.Keys.kms(); kms.URI != "" {
-		if err := k.UseAWSKMS(ctx, kms); err != nil {
-			return nil, err
-		}
+	if kms.URI != "" && k.Plain() {
+		p.Log.Warn("KMS wraps data keys, but the key file is plain: who can read it computes all record keys and opens all requests; `databus keys wrap` wraps it",
+			"file", p.Config.Keys.File)
 	}
 	p.keys = k
 	return k, nil

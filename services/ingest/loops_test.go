@@ -42,7 +42,7 @@ func (r *rig) request(to *seal.PublicKey, account, id string, kind event.Request
 
 func TestRequestLoop(t *testing.T) {
 	r := newRig(t, nil)
-	keys, err := seal.Load(r.Config.Keys.File)
+	keys, err := seal.Load(t.Context(), r.Config.Keys.File, seal.AWSKMS{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +133,7 @@ func TestRequestLoop(t *testing.T) {
 func TestRequestsWaitForADatabase(t *testing.T) {
 	r := newRig(t, nil)
 	r.Announce(event.DatabaseVersion{Version: "v1", Keyspace: "v1", GraphVersion: graph.GenesisVersion, ApplierGroup: "ingest.applier.v1", State: event.DatabaseStateRetired})
-	keys, err := seal.Load(r.Config.Keys.File)
+	keys, err := seal.Load(t.Context(), r.Config.Keys.File, seal.AWSKMS{})
 	if err != nil {
 		t.Fatal(err)
 	}

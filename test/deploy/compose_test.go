@@ -11,10 +11,10 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 )
 
-func compose(t *testing.T) *types.Project {
+// compose reads the file with these variables, as VAR=value. Without any it must stand on its own.
+func compose(t *testing.T, environ ...string) *types.Project {
 	t.Helper()
-	// No environment: the file must stand on its own.
-	options, err := cli.NewProjectOptions([]string{filepath.Join(root(), "docker-compose.yml")}, cli.WithWorkingDirectory(root()))
+	options, err := cli.NewProjectOptions([]string{filepath.Join(root(), "docker-compose.yml")}, cli.WithWorkingDirectory(root()), cli.WithEnv(environ))
 	if err != nil {
 		t.Fatal(err)
 	}

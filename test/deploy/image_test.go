@@ -253,6 +253,64 @@ func TestKubernetesConfigurations(t *testing.T) {
 	}
 }
 
+const (
+	kmsURI      = "aws-kms://arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+	kmsEndpoint = "https://vpce-1.kms.eu-central-1.vpce.amazonaws.com"
+)
+
+// TestKMSAndProfilesCanBeSetUp: the settings that an operator finds empty reach every service, which takes them when they are
+// filled in.
+func TestKMSAndProfilesCanBeSetUp(t *testing.T) {
+	p := compose(t, "DATABUS_KEYS__KMS_URI="+kmsURI, "DATABUS_KEYS__KMS_ENDPOINT="+kmsEndpoint, "DATABUS_HTTP__PROFILE=true")
+	for _, name := range slices.Concat(services(), steps()) {
+		var environ []string
+		for k, v := range p.Services[name].Environment {
+			environ = append(environ, k+"="+*v)
+		}
+		for _, want := range []string{"DATABUS_KEYS__KMS_URI=" + kmsURI, "DATABUS_KEYS__KMS_ENDPOINT=" + kmsEndpoint, "DATABUS_HTTP__PROFILE=true"} {
+			if !slices.Contains(environ, want) {
+				t.Errorf("compose: %s does not get %s", name, want)
+			}
+		}
+		if !slices.Contains(steps(), name) {
+			validate(t, name, environ)
+		}
+	}
+	text := ""
+	for _, m := range example(t).configMaps {
+		text += m.Data["databus.yaml"]
+	}
+	for empty, filled := range map[string]string{`kms_uri: ""`: "kms_uri: " + kmsURI, `kms_endpoint: ""`: "kms_endpoint: " + kmsEndpoint, "profile: false": "profile: true"} {
+		if strings.Count(text, empty) != 1 {
+			t.Errorf("the config map does not have %s", empty)
+		}
+		text = strings.Replace(text, empty, filled, 1)
+	}
+	file := filepath.Join(t.TempDir(), "databus.yaml")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range services() {
+		validate(t, name, []string{"DATABUS_INSTANCE__ID=0"}, "--config="+file)
+	}
+	if err := os.WriteFile(file, []byte(strings.Replace(text, "key/1234", "alias/1234", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if refused(t, services()[0], "--config="+file) == "" {
+		t.Error("an alias in place of a key's id is taken, so this test shows nothing")
+	}
+}
+
+// refused is what a service says about a configuration that it refuses.
+func refused(t *testing.T, service string, args ...string) string {
+	t.Helper()
+	text, err := exec.CommandContext(t.Context(), shared.binary(t, map[string]string{"SERVICE": service}), append(args, "--validate")...).CombinedOutput()
+	if err == nil {
+		return ""
+	}
+	return string(text)
+}
+
 // TestSteps: the tool knows the commands that compose and the job run.
 func TestSteps(t *testing.T) {
 	p := compose(t)

@@ -293,7 +293,7 @@ func shredSome(t *testing.T, d *dev, c *cluster, subjects []subject, n int, data
 	if receipt.Keys != n || len(receipt.Holders) < 3 || len(receipt.Expired) != 0 || receipt.Withdrawn != n || len(receipt.Swept) != 1 || receipt.Backups.Sub(receipt.Since) < 744*time.Hour {
 		t.Errorf("receipt: %+v", receipt)
 	}
-	keys, err := seal.Load(filepath.Join(d.dir, "keys.json"))
+	keys, err := seal.Load(t.Context(), filepath.Join(d.dir, "keys.json"), seal.AWSKMS{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -157,7 +157,7 @@ func (s *Stack) openParts(ctx context.Context) (err error) {
 	if cfg.KeysFile == "" {
 		cfg.KeysFile = filepath.Join(cfg.Dir, "keys.json")
 	}
-	s.Keys, err = seal.Load(cfg.KeysFile)
+	s.Keys, err = seal.Load(ctx, cfg.KeysFile, seal.AWSKMS{})
 	if errors.Is(err, fs.ErrNotExist) {
 		s.Keys, err = seal.Generate(cfg.KeysFile)
 	}
