@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -44,7 +43,6 @@ type world struct {
 	dir      string
 	opts     []kgo.Opt
 	admin    *kadm.Client
-	serial   atomic.Int64
 }
 
 const (
