@@ -138,6 +138,7 @@ func (p *partition) provisional(tx *stream.Tx, b *event.Baseline) (*count, error
 	if err := p.read(tx, row, c); err != nil {
 		return nil, err
 	}
+	p.trim(acct)
 	p.keep(acct, c)
 	return c, nil
 }

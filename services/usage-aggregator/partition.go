@@ -287,6 +287,7 @@ func (p *partition) start(tx *stream.Tx, acct *account, s *slot, rec *kgo.Record
 
 // slot finds out what an event counts to, and keeps it for the next one. It changes nothing: the event may yet be refused.
 func (p *partition) slot(tx *stream.Tx, acct *account) (*slot, error) {
+	p.trim(acct) // not while rows are put into the slot: it would have rows that the account does not
 	e := &p.event
 	at := e.OccurredAt.UnixMicro()
 	s := slot{pack: strings.Clone(e.Pack), from: math.MinInt64, until: math.MaxInt64}
@@ -354,14 +355,22 @@ func (p *partition) count(tx *stream.Tx, acct *account, pack string, period usag
 
 // keep puts a count among the account's rows.
 func (p *partition) keep(acct *account, c *count) {
-	if len(acct.rows) >= fewRows {
-		// Those that are changed must stay until they are written.
-		kept := slices.DeleteFunc(acct.rows, func(c *count) bool { return !c.touched })
-		p.rows -= len(acct.rows) - len(kept)
-		acct.rows, acct.slots = kept, nil
-	}
 	acct.rows = append(acct.rows, c)
 	p.rows++
+}
+
+// trim lets go of the account's rows if there are many. Whoever holds one must not use it any more.
+func (p *partition) trim(acct *account) {
+	if len(acct.rows) < fewRows {
+		return
+	}
+	// Those that are changed must stay until they are written.
+	before := len(acct.rows)
+	acct.rows = slices.DeleteFunc(acct.rows, func(c *count) bool { return !c.touched })
+	if gone := before - len(acct.rows); gone > 0 {
+		p.rows -= gone
+		acct.slots = nil
+	}
 }
 
 // pending is what finish will write, and memory that it will free: ids are collected until then.

@@ -406,6 +406,28 @@ func TestDedupWindow(t *testing.T) {
 	round(300.2)
 }
 
+// An account with more rows than are kept in memory, whatever the order of its events.
+func TestAccountWithManyRows(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	rng := rand.New(rand.NewPCG(4, 2))
+	now := time.Now()
+	n := 0
+	for _, sent := range []int{1, 600, 3, 600} {
+		var recs []*kgo.Record
+		for range sent {
+			n++
+			recs = append(recs, b.record(event.UsageEvent{EventID: fmt.Sprint(n), Account: "a", Pack: fmt.Sprint("pack-", rng.IntN(9)), Quantity: 1, Status: 200,
+				OccurredAt: now.Add(-time.Duration(rng.IntN(390*24)) * time.Hour)}, now))
+		}
+		b.send(recs...)
+	}
+	if err := b.start(t.TempDir(), nil)(); err != nil {
+		t.Fatal(err)
+	}
+	b.check(24 * time.Hour)
+}
+
 func TestContracts(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
