@@ -294,40 +294,35 @@ func (r *Runtime) write() error {
 	return nil
 }
 
-// writeTasks is write for those who hold mu: rows, offsets of logs and of inputs of all partitions go in one batch.
+// writeTasks is write for those who hold mu. Each partition's rows, offsets of logs and of inputs go in one batch.
 func (r *Runtime) writeTasks(tasks map[int32]*task) error {
 	if r.db == nil || r.failed {
 		return nil
 	}
-	b := r.db.NewBatch()
-	wrote := 0
-	err := func() error {
-		for _, t := range tasks {
-			if t.unwritten {
-				if err := t.write(b); err != nil {
-					return err
-				}
-				wrote++
-			}
+	for _, t := range tasks {
+		if !t.unwritten {
+			continue
 		}
-		if wrote == 0 {
-			return nil
-		}
-		if err := r.o.Crash(BeforeState); err != nil {
+		if err := r.writeTask(t); err != nil {
 			return err
 		}
-		return b.Commit()
-	}()
-	err = errors.Join(err, b.Close())
-	if err != nil {
-		return err
-	}
-	r.wrote, r.unread = time.Now(), 0
-	for _, t := range tasks {
-		if t.unwritten {
-			t.unwritten = false
-			err = errors.Join(err, t.cache.written(r.o.CacheBytes))
+		t.unwritten = false
+		if err := t.cache.written(r.o.CacheBytes); err != nil {
+			return err
 		}
 	}
-	return err
+	r.wrote, r.unread = time.Now(), 0
+	return nil
+}
+
+func (r *Runtime) writeTask(t *task) error {
+	b := r.db.NewBatch()
+	err := t.write(b)
+	if err == nil {
+		err = r.o.Crash(BeforeState)
+	}
+	if err == nil {
+		err = b.Commit()
+	}
+	return errors.Join(err, b.Close())
 }

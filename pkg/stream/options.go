@@ -100,7 +100,7 @@ const (
 	InsideRestore Point = "inside restore"         // some of the changelog has been replayed
 	AfterFlush    Point = "after flush"            // all records are produced, the transaction is open
 	AfterEnd      Point = "after end"              // Kafka has committed
-	BeforeState   Point = "before the state batch" // the Pebble batch of one or more transactions is built and not committed
+	BeforeState   Point = "before the state batch" // a partition's Pebble batch of one or more transactions is built and not committed
 	InsideRecall  Point = "inside recall"          // some of the derived rows are made anew
 )
 
