@@ -17,6 +17,7 @@
 // Concurrency: a DB may be used by any number of goroutines; a Reader and a Batch by one at a time.
 //
 // Failure: a directory of another service or instance, or of a newer format, is refused and left untouched. A directory
-// without STATE comes from a crash inside the first open and is made anew. An error of a read or a write says that the
+// without STATE comes from a crash inside the first open and is made anew; so is one without the manifest that Pebble's
+// marker names, which a power failure may leave where the file system does not keep the order of directory entries. An error of a read or a write says that the
 // database is unusable; delete the directory and let the service restore it.
 package state

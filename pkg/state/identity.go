@@ -47,7 +47,7 @@ func prepare(fs vfs.FS, o Options) error {
 		if o.ReadOnly {
 			return fmt.Errorf("opening state in %s: %w: its format version is %d, this program reads %d", o.Dir, ErrForeign, have.Format, FormatVersion)
 		}
-		if err := errors.Join(fs.Remove(fs.PathJoin(o.Dir, identity)), syncDir(fs, o.Dir)); err != nil {
+		if err := unmake(fs, o.Dir); err != nil {
 			return fmt.Errorf("opening state in %s: removing a state of format version %d: %w", o.Dir, have.Format, err)
 		}
 	}
@@ -61,6 +61,11 @@ func prepare(fs vfs.FS, o Options) error {
 		return fmt.Errorf("opening state in %s: %w", o.Dir, err)
 	}
 	return nil
+}
+
+// unmake lets the next prepare delete the database.
+func unmake(fs vfs.FS, dir string) error {
+	return errors.Join(fs.Remove(fs.PathJoin(dir, identity)), syncDir(fs, dir))
 }
 
 func (w owner) check(o Options) error {

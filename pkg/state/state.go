@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"os"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -94,6 +95,16 @@ func Open(o Options) (*DB, error) {
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}
 	db, err := pebble.Open(fs.PathJoin(o.Dir, dbDir), opts)
+	if errors.Is(err, os.ErrNotExist) && !o.ReadOnly {
+		// The power failed while Pebble began a new manifest: its marker reached the disk, and the file's name did not.
+		opts.Logger.Errorf("the state in %s is damaged and made anew: it is restored from the changelog: %v", o.Dir, err)
+		if err = unmake(fs, o.Dir); err == nil {
+			err = prepare(fs, o)
+		}
+		if err == nil {
+			db, err = pebble.Open(fs.PathJoin(o.Dir, dbDir), opts)
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("opening state in %s: %w (another process may hold it; if its files are damaged, delete the "+
 			"directory: it is restored from the changelog)", o.Dir, err)
