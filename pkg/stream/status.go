@@ -188,7 +188,7 @@ func newMetrics(reg prometheus.Registerer, group string) (*metrics, error) {
 	m.restoreSeconds = gauge("restore_seconds", "Duration of the last restore.")
 	m.recallSeconds = gauge("recall_seconds", "Duration of the last time that derived rows were made anew.")
 	h, err := register(reg, prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: "databus", Subsystem: "stream", Name: "commit_seconds",
-		Help: "From the last record of a transaction to its state in Pebble.", ConstLabels: labels, Buckets: prometheus.ExponentialBuckets(0.001, 2, 14)}))
+		Help: "From the last record of a transaction to its end in Kafka: finishing, producing and committing. Rows are written to Pebble later.", ConstLabels: labels, Buckets: prometheus.ExponentialBuckets(0.001, 2, 14)}))
 	m.commitSeconds = h
 	return m, errors.Join(append(errs, err)...)
 }
