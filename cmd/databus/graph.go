@@ -1,30 +1,25 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
 	"text/tabwriter"
-
-	"github.com/twmb/franz-go/pkg/kadm"
-	"github.com/twmb/franz-go/pkg/kgo"
 
 	"databus/pkg/blob"
 	"databus/pkg/graph"
 	"databus/pkg/identity"
 	"databus/schemas"
-	"databus/schemas/codec"
 	"databus/schemas/event"
 )
 
 type graphCmd struct {
-	Build graphBuildCmd `cmd:"" help:"Build a graph version from the evidence and publish it."`
-	Ls    graphLsCmd    `cmd:"" help:"List the graph versions."`
-	Diff  graphDiffCmd  `cmd:"" help:"Say which persons merge and split between two versions."`
+	Build   graphBuildCmd   `cmd:"" help:"Build a graph version from the evidence and publish it."`
+	Ls      graphLsCmd      `cmd:"" help:"List the graph versions."`
+	Diff    graphDiffCmd    `cmd:"" help:"Say which persons merge and split between two versions, and tell callers."`
+	Explain graphExplainCmd `cmd:"" help:"Say why identifiers belong to one person."`
 }
 
 // bucketFlag names the bucket of the graph files.
@@ -69,18 +64,21 @@ func (g *Globals) graphs(ctx context.Context, bucket blob.Bucket) (*identity.Gra
 
 type graphBuildCmd struct {
 	bucketFlag
+	secretsFlags
 	Version string `arg:"" help:"Name of the new version: letters, digits, dots, underscores and dashes."`
+	Since   string `predictor:"graph" placeholder:"VERSION" help:"Announce on identity.changes who merges and splits since this version, as 'graph diff --emit' does."`
 	Format  string `enum:"text,json" default:"text" help:"text or json, one object."`
 }
 
 func (graphBuildCmd) Help() string {
 	return `Reads all evidence of identity.observations up to its end now, computes who is whom, puts the graph's file into the bucket
 and announces the version on identity.graphs. The live database does not change: a rebuild under the new version makes
-another one. Versions are immutable: the same name again is accepted where the evidence gives the same file.
+another one. Versions are immutable: the same name again is accepted where the evidence gives the same file. With --since
+callers learn which of their PersonIDs become which, before any database has them.
 
 Example, and a rebuild under it:
 
-    databus graph build g2
+    databus graph build g2 --since g1
 
     databus produce rebuild.requests '{"job_id":"newer-graph","graph_version":"g2"}'
 `
@@ -124,11 +122,23 @@ func (c graphBuildCmd) Run(ctx context.Context, g *Globals) error {
 	if err != nil {
 		return g.registryHint(err)
 	}
+	line := graphLine(v)
+	emitted := 0
+	if c.Since != "" {
+		diff := graphDiffCmd{bucketFlag: c.bucketFlag, secretsFlags: c.secretsFlags, From: c.Since, To: c.Version, Emit: true}
+		if _, emitted, err = diff.compare(ctx, g); err != nil {
+			return fmt.Errorf("graph %s is published; %w; go on with `databus graph diff %s %s --emit`", c.Version, err, c.Since, c.Version)
+		}
+		line["changes_emitted"] = emitted
+	}
 	if c.Format == "json" {
-		printJSON(g.Out, graphLine(v))
+		printJSON(g.Out, line)
 		return nil
 	}
 	fmt.Fprintf(g.Out, "graph %s: %d persons, %d identifiers, %d of them shared by too many; %s\n", v.Version, v.Persons, v.Identifiers, v.Shared, v.Object)
+	if c.Since != "" {
+		fmt.Fprintf(g.Out, "%d changes since %s are on %s\n", emitted, c.Since, schemas.IdentityChanges)
+	}
 	return nil
 }
 
@@ -172,124 +182,4 @@ func (c graphLsCmd) Run(ctx context.Context, g *Globals) error {
 		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%s\t%s\n", v.Version, v.Persons, v.Identifiers, v.Shared, moment(v.BuiltAt), v.Object)
 	}
 	return w.Flush()
-}
-
-type graphDiffCmd struct {
-	bucketFlag
-	From   string `arg:"" predictor:"graph" help:"The older version."`
-	To     string `arg:"" predictor:"graph" help:"The newer version."`
-	Show   int    `default:"20" placeholder:"N" help:"Persons of each list in the text; json has all of them."`
-	Format string `enum:"text,json" default:"text" help:"text or json, one object."`
-}
-
-func (graphDiffCmd) Help() string {
-	return `Resolves every record of which there is evidence under both versions, by the newest evidence, and says which persons merge
-into others, which split off, and which get another FCID for the same records. It reads all of identity.observations and
-loads both graphs. Records that nothing but their own id identifies are persons of their own under any graph; the evidence
-does not hold that id, so they are left out.
-
-Example, after "databus graph build g2":
-
-    databus graph diff g1 g2
-`
-}
-
-// Run prints the changes.
-func (c graphDiffCmd) Run(ctx context.Context, g *Globals) error {
-	bucket, err := c.open(ctx, g)
-	if err != nil {
-		return err
-	}
-	all, err := g.graphs(ctx, bucket)
-	if err != nil {
-		return err
-	}
-	defer all.Close()
-	var loaded [2]*graph.Graph
-	for i, version := range []string{c.From, c.To} {
-		if _, ok := all.Version(version); !ok {
-			var names []string
-			for _, v := range all.List() {
-				names = append(names, v.Version)
-			}
-			return fmt.Errorf("%s has no graph version %s: there are %s", schemas.IdentityGraphs, version, cmp.Or(strings.Join(names, ", "), "none"))
-		}
-		if loaded[i], err = all.Graph(ctx, version); err != nil {
-			return err
-		}
-	}
-	records, err := evidenceOfRecords(ctx, g)
-	if err != nil {
-		return err
-	}
-	changes := graph.Diff(loaded[0], loaded[1], func(yield func([]graph.Identifier) bool) {
-		for _, ids := range records {
-			if !yield(ids) {
-				return
-			}
-		}
-	})
-	if c.Format == "json" {
-		printJSON(g.Out, map[string]any{"from": c.From, "to": c.To, "records": changes.Records, "moved": changes.Moved, "persons_before": changes.PersonsBefore,
-			"persons_after": changes.PersonsAfter, "merged": moves(changes.Merged), "split": moves(changes.Split), "renamed": moves(changes.Renamed)})
-		return nil
-	}
-	fmt.Fprintf(g.Out, "%s to %s: %d records, %d of them under another FCID; %d persons become %d\n", c.From, c.To, changes.Records, changes.Moved, changes.PersonsBefore, changes.PersonsAfter)
-	for _, l := range []struct {
-		title string
-		moves []graph.Move
-	}{{"merged into others", changes.Merged}, {"split off", changes.Split}, {"renamed", changes.Renamed}} {
-		listItems(g, c.Show, l.title, int64(len(l.moves)), l.moves, func(m graph.Move) string {
-			return fmt.Sprintf("%s -> %s  %d records", m.From, m.To, m.Records)
-		})
-	}
-	return nil
-}
-
-func moves(list []graph.Move) []map[string]any {
-	all := []map[string]any{}
-	for _, m := range list {
-		all = append(all, map[string]any{"from_fcid": m.From.String(), "to_fcid": m.To.String(), "records": m.Records})
-	}
-	return all
-}
-
-// evidenceOfRecords are the identifiers of each record, by the newest piece of evidence about it: a record's evidence id is
-// its key, which begins with the account that is its source.
-func evidenceOfRecords(ctx context.Context, g *Globals) (map[string][]graph.Identifier, error) {
-	cl, err := g.kafka(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer cl.Close()
-	spans, err := stable(ctx, kadm.NewClient(cl), schemas.IdentityObservations)
-	if err != nil {
-		return nil, err
-	}
-	cdc, err := g.codec()
-	if err != nil {
-		return nil, err
-	}
-	serde := codec.For[event.Observation](cdc, schemas.IdentityObservations)
-	records := map[string][]graph.Identifier{}
-	err = g.scan(ctx, schemas.IdentityObservations, spans, func(rec *kgo.Record) error {
-		delete(records, string(rec.Key))
-		if rec.Value == nil {
-			return nil
-		}
-		var o event.Observation
-		err := serde.Decode(ctx, rec.Value, &o)
-		var e graph.Evidence
-		if err == nil {
-			e, err = graph.FromObservation(&o)
-		}
-		if err != nil {
-			return fmt.Errorf("%s/%d@%d: %w", rec.Topic, rec.Partition, rec.Offset, g.registryHint(err))
-		}
-		if e.Relation == event.RelationTogether && strings.HasPrefix(o.EvidenceID, o.Source+"/") {
-			records[string(rec.Key)] = e.Identifiers
-		}
-		return nil
-	})
-	return records, err
 }

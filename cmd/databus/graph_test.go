@@ -3,18 +3,21 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"databus/pkg/graph"
+	"databus/pkg/seal"
 	"databus/schemas"
 	"databus/schemas/codec"
 	"databus/schemas/event"
 )
 
 func TestGraph(t *testing.T) {
-	s := readyStack(t, schemas.IdentityGraphs, schemas.IdentityObservations, schemas.DatabusRecords, schemas.KeysEvents)
+	s := readyStack(t, schemas.IdentityGraphs, schemas.IdentityObservations, schemas.IdentityChanges, schemas.DatabusRecords, schemas.KeysEvents)
 	c := codec.New(codec.NewRegistry(s.Registry.URL()), codec.Options{})
 	opts := target{brokers: s.Broker.Seeds()}.options()
 	s.run(t, "graph", "build", "g1").fails(t, 1, "which bucket")
@@ -63,13 +66,55 @@ func TestGraph(t *testing.T) {
 	if out := s.ok(t, "graph", "diff", "g2", "g1"); !strings.Contains(out, "2 persons become 3") || !strings.Contains(out, "split off: 1\n") {
 		t.Error(out)
 	}
-	if out := s.ok(t, "graph", "ls"); strings.Count(out, "\n") != 3 || !strings.Contains(out, "graphs/g2.graph") {
+	// Callers are told, once, in each account's own PersonIDs.
+	s.run(t, "graph", "diff", "g1", "g2", "--emit").fails(t, 1, "which file holds the secrets")
+	t.Setenv("DATABUS_KEYS__FILE", filepath.Join(t.TempDir(), "keys.json"))
+	if _, err := seal.Generate(os.Getenv("DATABUS_KEYS__FILE")); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"\n1 events on identity.changes\n", "\n0 events on identity.changes\n"} {
+		if out := s.ok(t, "graph", "diff", "g1", "g2", "--emit"); !strings.HasSuffix(out, want) {
+			t.Errorf("%s, want %q", out, want)
+		}
+	}
+	if out := s.ok(t, "graph", "build", "g2b", "--since", "g1"); !strings.HasSuffix(out, "\n1 changes since g1 are on identity.changes\n") {
+		t.Error(out)
+	}
+	// Why r1 and r2 are one person: an observation of the bureau, which names both.
+	id := func(b byte) string { return graph.Identifier{Kind: graph.Email, Hash: [16]byte{b}}.Text() }
+	out := s.ok(t, "graph", "explain", "acme/r1", "--version", "g2")
+	for _, want := range []string{"under graph g2; anchor " + id(1), "identifiers: 2\n", "evidence: 3\n", "x17  source bureau, weight 1, first seen 1970-01-01", id(1) + " " + id(2) + "\n"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is not in\n%s", want, out)
+		}
+	}
+	fcid := strings.Fields(out)[1]
+	if again := s.ok(t, "graph", "explain", fcid, "--version", "g2"); again != out {
+		t.Errorf("by FCID:\n%s", again)
+	}
+	if out := s.ok(t, "graph", "explain", "acme/r1", id(2), "--version", "g2"); !strings.Contains(out, "by 1 pieces of evidence\n  x17  source bureau") {
+		t.Error(out)
+	}
+	s.run(t, "graph", "explain", "acme/r1", "blue/r3").fails(t, 1, "they are different persons")
+	s.run(t, "graph", "explain", "email=anna@mail.example").fails(t, 1, "no evidence names it that graph g2b was built of")
+	s.run(t, "graph", "explain", "phone=12").fails(t, 1, "phone: is not a phone number")
+	s.run(t, "graph", "explain", "nothing").fails(t, 1, "is no FCID")
+	var x struct{ Evidence []map[string]any }
+	if err := json.Unmarshal([]byte(s.ok(t, "graph", "explain", id(3), "--format", "json")), &x); err != nil || len(x.Evidence) != 2 {
+		t.Errorf("%+v, %v", x, err)
+	}
+	if out := s.ok(t, "graph", "ls"); strings.Count(out, "\n") != 4 || !strings.Contains(out, "graphs/g2.graph") {
 		t.Error(out)
 	}
 	observe("acme", "acme/r5", event.RelationTogether, 5)
 	s.run(t, "graph", "build", "g2").fails(t, 1, "choose another version")
-	s.run(t, "graph", "diff", "g2", "g9").fails(t, 1, "no graph version g9: there are g1, g2")
+	s.run(t, "graph", "diff", "g2", "g9").fails(t, 1, "no graph version g9: there are g1, g2, g2b")
 	s.run(t, "graph", "build", "a/b").fails(t, 2, "is no name of a version")
+	// A withdrawal since then is said.
+	observe("bureau", "x17", event.RelationWithdrawn)
+	if r := s.run(t, "graph", "explain", "acme/r1", "--version", "g2"); r.code != 0 || strings.Contains(r.out, "x17") == strings.Contains(r.err, "since it was built") {
+		t.Errorf("%+v", r)
+	}
 	// Records whose evidence is still to come are said.
 	putBytes(t, opts, schemas.DatabusRecords, "acme/r6", []byte("x"))
 	if r := s.run(t, "graph", "build", "g3"); r.code != 0 || !strings.Contains(r.err, fmt.Sprintf("of up to %d records", 1)) {

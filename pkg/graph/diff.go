@@ -3,6 +3,7 @@ package graph
 import (
 	"bytes"
 	"iter"
+	"maps"
 	"slices"
 )
 
@@ -10,6 +11,14 @@ import (
 type Move struct {
 	From, To FCID
 	Records  int64
+	// Accounts of the records, sorted.
+	Accounts []string
+}
+
+// Pair is a record's person under an older and a newer version. The account may be left empty.
+type Pair struct {
+	Account  string
+	From, To FCID
 }
 
 // Changes between two graph versions, over some records.
@@ -26,35 +35,41 @@ type Changes struct {
 	Renamed []Move
 }
 
-// Diff compares the persons of records, given by their identifiers, under two graph versions.
-func Diff(older, newer *Graph, records iter.Seq[[]Identifier]) Changes {
-	return DiffPairs(func(yield func(FCID, FCID) bool) {
-		for ids := range records {
+// Diff compares the persons of records, given by their account and their identifiers, under two graph versions. Records
+// that a version knows nobody for are left out; there are none where each has its RecordIdentifier.
+func Diff(older, newer *Graph, records iter.Seq2[string, []Identifier]) Changes {
+	return DiffPairs(func(yield func(Pair) bool) {
+		for account, ids := range records {
 			from, ok := older.Resolve(ids)
 			to, ok2 := newer.Resolve(ids)
-			if ok && ok2 && !yield(from, to) {
+			if ok && ok2 && !yield(Pair{account, from, to}) {
 				return
 			}
 		}
 	})
 }
 
-// DiffPairs compares the FCIDs of records under an older and a newer version.
-func DiffPairs(pairs iter.Seq2[FCID, FCID]) Changes {
+// DiffPairs compares the persons of records under an older and a newer version. The order is irrelevant.
+func DiffPairs(pairs iter.Seq[Pair]) Changes {
 	type pair struct{ from, to FCID }
 	counts := map[pair]int64{}
+	accounts := map[pair]map[string]struct{}{}         // of moves
 	targets, sources := map[FCID]int{}, map[FCID]int{} // of an older person; of a newer one
 	var c Changes
-	for from, to := range pairs {
-		p := pair{from, to}
+	for r := range pairs {
+		p := pair{r.From, r.To}
 		if counts[p] == 0 {
-			targets[from]++
-			sources[to]++
+			targets[r.From]++
+			sources[r.To]++
 		}
 		counts[p]++
 		c.Records++
-		if from != to {
+		if r.From != r.To {
 			c.Moved++
+			if accounts[p] == nil {
+				accounts[p] = map[string]struct{}{}
+			}
+			accounts[p][r.Account] = struct{}{}
 		}
 	}
 	c.PersonsBefore, c.PersonsAfter = int64(len(targets)), int64(len(sources))
@@ -62,7 +77,7 @@ func DiffPairs(pairs iter.Seq2[FCID, FCID]) Changes {
 		if p.from == p.to {
 			continue
 		}
-		move := Move{From: p.from, To: p.to, Records: n}
+		move := Move{From: p.from, To: p.to, Records: n, Accounts: slices.Sorted(maps.Keys(accounts[p]))}
 		// A part of a person that went to another existing person is both; each side is listed.
 		merged, split := sources[p.to] > 1, targets[p.from] > 1
 		if merged {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -43,24 +42,39 @@ type Sink struct {
 // announces the version on identity.graphs. Calling it again with the same version succeeds when the evidence gives the
 // same file, and is refused otherwise: versions are immutable.
 func BuildFromTopic(ctx context.Context, sink Sink, version string) (*Built, *event.GraphVersion, error) {
-	newest, positions, err := sink.evidence(ctx)
+	evidence, positions, _, err := sink.evidence(ctx, nil)
 	if err != nil {
 		return nil, nil, fmt.Errorf("building graph %s: %w", version, err)
 	}
-	built := Build(maps.Values(newest))
+	built := evidence.Build()
 	published, err := Publish(ctx, sink, version, built, positions)
 	return built, published, err
 }
 
-// evidence returns the newest observation of each evidence id. The log's order decides, not clocks.
-func (s Sink) evidence(ctx context.Context) (map[string]Evidence, []event.EvidencePosition, error) {
+// EvidenceOf reads what is left of the evidence that a version was built of: compaction removes what newer observations
+// replaced, and shredding more. It returns how many observations came since. The sink needs no bucket.
+func EvidenceOf(ctx context.Context, sink Sink, v *event.GraphVersion) (*Set, int64, error) {
+	upTo := map[int32]int64{}
+	for _, p := range v.Evidence {
+		upTo[p.Partition] = p.Offset
+	}
+	evidence, _, since, err := sink.evidence(ctx, upTo)
+	if err != nil {
+		return nil, 0, fmt.Errorf("reading the evidence of graph %s: %w", v.Version, err)
+	}
+	return evidence, since, nil
+}
+
+// evidence returns the newest observation of each evidence id, up to these offsets unless they are nil, and counts those
+// behind them. The log's order decides, not clocks.
+func (s Sink) evidence(ctx context.Context, upTo map[int32]int64) (_ *Set, _ []event.EvidencePosition, since int64, _ error) {
 	// Their evidence is withdrawn by the command that shreds; what is still on its way then must not count either.
 	shredded, err := seal.ReadShredded(ctx, s.Kafka, s.Codec)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, 0, err
 	}
 	serde := codec.For[event.Observation](s.Codec, schemas.IdentityObservations)
-	newest := map[string]Evidence{}
+	newest := NewSet()
 	var failed atomic.Pointer[error]
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -68,8 +82,11 @@ func (s Sink) evidence(ctx context.Context) (map[string]Evidence, []event.Eviden
 		if failed.Load() != nil {
 			return
 		}
-		key := string(rec.Key)
-		delete(newest, key)
+		if upTo != nil && rec.Offset >= upTo[rec.Partition] {
+			since++
+			return
+		}
+		newest.Delete(string(rec.Key))
 		if rec.Value == nil {
 			return
 		}
@@ -78,8 +95,13 @@ func (s Sink) evidence(ctx context.Context) (map[string]Evidence, []event.Eviden
 		if err == nil && shredded.Evidence(o.Source, o.EvidenceID) {
 			return
 		}
+		var e Evidence
 		if err == nil {
-			newest[key], err = FromObservation(&o)
+			e, err = FromObservation(&o)
+		}
+		if err == nil {
+			e.ID = string(rec.Key) // what the log replaces is known by the key
+			newest.Put(e)
 		}
 		if err != nil {
 			// Leaving evidence out would silently split persons.
@@ -89,7 +111,7 @@ func (s Sink) evidence(ctx context.Context) (map[string]Evidence, []event.Eviden
 		}
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, 0, err
 	}
 	err = f.Ready(ctx)
 	f.Close()
@@ -97,14 +119,14 @@ func (s Sink) evidence(ctx context.Context) (map[string]Evidence, []event.Eviden
 		err = *cause
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, 0, err
 	}
 	var positions []event.EvidencePosition
 	for partition, offset := range f.Positions() {
 		positions = append(positions, event.EvidencePosition{Partition: partition, Offset: offset})
 	}
 	slices.SortFunc(positions, func(a, b event.EvidencePosition) int { return int(a.Partition - b.Partition) })
-	return newest, positions, nil
+	return newest, positions, since, nil
 }
 
 // PublishGenesis publishes the empty graph as GenesisVersion. It may be called any number of times.

@@ -68,8 +68,9 @@ const (
 type ChangeKind string
 
 const (
-	ChangeKindMerged ChangeKind = "MERGED"
-	ChangeKindSplit  ChangeKind = "SPLIT"
+	ChangeKindMerged  ChangeKind = "MERGED"
+	ChangeKindSplit   ChangeKind = "SPLIT"
+	ChangeKindRenamed ChangeKind = "RENAMED"
 )
 
 type JobPhase string
@@ -509,19 +510,19 @@ type PersonAlias struct {
 	ToPersonID string `avro:"to_person_id"`
 }
 
-// A person merged or split between two graph versions.
+// A person merged or split between two graph versions, or got another id.
 type FcidChange struct {
 	// Older graph version.
 	FromVersion string `avro:"from_version"`
 	// Newer graph version.
 	ToVersion string `avro:"to_version"`
-	// Merged into, or split off.
+	// Merged into another person, split off, or the same records under another id. A part of a person that went to another is both merged and split.
 	Kind ChangeKind `avro:"kind"`
 	// Person in the older version.
 	FromFcid string `avro:"from_fcid"`
 	// Person in the newer version.
 	ToFcid string `avro:"to_fcid"`
-	// PersonIDs concerned.
+	// PersonIDs concerned: of all records of the person before, or where it is split, of some of them.
 	Aliases []PersonAlias `avro:"aliases"`
 }
 

@@ -228,7 +228,7 @@ func (s *story) rebuildNewer(ctx context.Context) error {
 }
 
 // fcidPairs are the persons of each live record in two databases.
-func fcidPairs(ctx context.Context, older, newer identity.Store) (iter.Seq2[graph.FCID, graph.FCID], error) {
+func fcidPairs(ctx context.Context, older, newer identity.Store) (iter.Seq[graph.Pair], error) {
 	before := map[string]graph.FCID{}
 	read := func(store identity.Store, each func(key string, id graph.FCID)) error {
 		return store.Scan(ctx, identity.ByKey, func(r *identity.Row) error {
@@ -252,9 +252,9 @@ func fcidPairs(ctx context.Context, older, newer identity.Store) (iter.Seq2[grap
 	if len(before) != len(after) {
 		return nil, fmt.Errorf("the databases hold %d and %d records", len(before), len(after))
 	}
-	return func(yield func(graph.FCID, graph.FCID) bool) {
+	return func(yield func(graph.Pair) bool) {
 		for key, id := range before {
-			if !yield(id, after[key]) {
+			if !yield(graph.Pair{From: id, To: after[key]}) {
 				return
 			}
 		}
