@@ -96,6 +96,7 @@ func Open(ctx context.Context, env *service.Env) (_ *Base, err error) {
 func (b *Base) Jobs(ctx context.Context, env *service.Env, kind job.Kind, row *codec.Serde[event.JobState], o job.Options) (err error) {
 	o.Brokers, o.Codec, o.InstanceID = env.Brokers, job.NewRows(ctx, row), env.GroupInstanceID("jobs")
 	o.Log, o.Registerer, o.Kafka = env.Log, env.Metrics, env.KafkaOpts()
+	o.TLS, o.SASL = env.KafkaSecurity()
 	if b.coordinator, err = job.NewCoordinator(kind, o); err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package job
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,6 +11,7 @@ import (
 	"github.com/IBM/sarama"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl"
 )
 
 // Codec encodes and decodes the rows of the group table: Encode receives a *State, Decode returns a *State or a State that
@@ -29,7 +31,10 @@ type Options struct {
 	Log        *slog.Logger          // default: slog.Default()
 	Registerer prometheus.Registerer // nil: no metrics
 
-	Sarama func(*sarama.Config) // adjusts the coordinator's and the view's clients (TLS, SASL); may be nil
+	TLS  *tls.Config    // of all connections to the brokers; nil: none
+	SASL sasl.Mechanism // at all brokers: PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512; nil: none
+
+	Sarama func(*sarama.Config) // adjusts the coordinator's and the view's clients; may be nil
 	Kafka  []kgo.Opt            // adds to the worker's client; may be nil
 
 	SessionTimeout time.Duration // group session of coordinators and workers, default 10 s
@@ -54,6 +59,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Log == nil {
 		o.Log = slog.Default()
+	}
+	if err := o.secure(sarama.NewConfig()); err != nil {
+		return o, fmt.Errorf("job options: %w", err)
 	}
 	def(&o.SessionTimeout, 10*time.Second)
 	def(&o.PlanTimeout, 30*time.Second)

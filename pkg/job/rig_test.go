@@ -2,6 +2,7 @@ package job
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/sasl"
 
 	"databus/pkg/embedded"
 	"databus/schemas"
@@ -36,6 +38,8 @@ type rig struct {
 	session time.Duration // of group members; short only where a member is killed, or a slow machine would lose others
 	client  *kgo.Client
 	view    *View
+	tls     *tls.Config    // nil: the broker is reached in plain
+	sasl    sasl.Mechanism // nil: without a user
 
 	mu      sync.Mutex
 	refused map[string]bool // topics whose produce requests the broker does not take
@@ -102,8 +106,8 @@ func wire(r *rig) *rig {
 	r.refused, r.runs = map[string]bool{}, map[string]int{}
 	r.kind, r.session = r.sum(), 10*time.Second
 	var err error
-	if r.client, err = kgo.NewClient(kgo.SeedBrokers(r.brokers...), kgo.MetadataMinAge(200*time.Millisecond),
-		kgo.UnknownTopicRetries(100)); err != nil {
+	if r.client, err = kgo.NewClient(append(r.options().kafkaSecurity(), kgo.SeedBrokers(r.brokers...), kgo.MetadataMinAge(200*time.Millisecond),
+		kgo.UnknownTopicRetries(100))...); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(r.client.Close)
@@ -277,7 +281,7 @@ func (r *rig) options() Options {
 	return Options{
 		Brokers: r.brokers, Codec: r.rows, SessionTimeout: r.session,
 		Log:          slog.New(slog.NewTextHandler(r.t.Output(), &slog.HandlerOptions{Level: level})),
-		RetryBackoff: 10 * time.Millisecond,
+		RetryBackoff: 10 * time.Millisecond, TLS: r.tls, SASL: r.sasl,
 	}
 }
 
@@ -321,7 +325,9 @@ func (r *rig) worker(change ...func(*Options)) *process {
 	r.t.Helper()
 	c := newCable()
 	o := r.options()
-	o.Kafka = []kgo.Opt{kgo.Dialer(c.DialContext)}
+	if r.tls == nil { // a client's dialer is either
+		o.Kafka = []kgo.Opt{kgo.Dialer(c.DialContext)}
+	}
 	for _, f := range change {
 		f(&o)
 	}
@@ -398,8 +404,8 @@ func (r *rig) records(topic string) []*kgo.Record {
 		r.t.Fatal(err)
 	}
 	ends.Each(func(o kadm.ListedOffset) { want += o.Offset })
-	c, err := kgo.NewClient(kgo.SeedBrokers(r.brokers...), kgo.ConsumeTopics(topic),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(100*time.Millisecond))
+	c, err := kgo.NewClient(append(r.options().kafkaSecurity(), kgo.SeedBrokers(r.brokers...), kgo.ConsumeTopics(topic),
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.FetchMaxWait(100*time.Millisecond))...)
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -42,6 +42,7 @@ func newSarama(o Options, clientID string) *sarama.Config {
 	c.Producer.Compression = sarama.CompressionLZ4
 	c.Producer.Return.Successes = true
 	c.Producer.Return.Errors = true
+	_ = o.secure(c) // withDefaults has checked it
 	if o.Sarama != nil {
 		o.Sarama(c)
 	}

@@ -97,6 +97,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	if w.opts.InstanceID != "" {
 		opts = append(opts, kgo.InstanceID(w.opts.InstanceID+"-worker"))
 	}
+	opts = append(opts, w.opts.kafkaSecurity()...)
 	client, err := kgo.NewClient(append(opts, w.opts.Kafka...)...)
 	if err != nil {
 		return fmt.Errorf("creating the worker's client: %w", err)

@@ -47,7 +47,7 @@ type Env struct {
 
 	process         *Process
 	tracing         *tracing
-	kafkaSecurity   []kgo.Opt
+	kafkaSecurity   security
 	maxMessageBytes int32
 	metricsOnce     sync.Once
 	metrics         *kafkaMetrics

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/sasl"
 	"github.com/twmb/franz-go/pkg/sasl/plain"
 	"github.com/twmb/franz-go/pkg/sasl/scram"
 	"github.com/twmb/franz-go/plugin/kotel"
@@ -31,7 +32,7 @@ func (e *Env) KafkaOpts(extra ...kgo.Opt) []kgo.Opt {
 	if e.maxMessageBytes > 0 {
 		opts = append(opts, kgo.ProducerBatchMaxBytes(e.maxMessageBytes))
 	}
-	opts = append(opts, e.kafkaSecurity...)
+	opts = append(opts, e.kafkaSecurity.opts()...)
 	if hooks := e.kafkaHooks(); hooks != nil {
 		opts = append(opts, kgo.WithHooks(hooks))
 	}
@@ -50,37 +51,57 @@ func Partitioner() kgo.Partitioner {
 	})
 }
 
-// securityOpts turns encryption and authentication into options.
-func securityOpts(c KafkaConfig) ([]kgo.Opt, error) {
-	var opts []kgo.Opt
+// security is how connections to the brokers are encrypted, and who a process is at them; nil for none.
+type security struct {
+	tls  *tls.Config
+	sasl sasl.Mechanism
+}
+
+func (s security) opts() (opts []kgo.Opt) {
+	if s.tls != nil {
+		opts = append(opts, kgo.DialTLSConfig(s.tls.Clone()))
+	}
+	if s.sasl != nil {
+		opts = append(opts, kgo.SASL(s.sasl))
+	}
+	return opts
+}
+
+// KafkaSecurity returns the encryption and authentication that KafkaOpts has, for clients of another make; nil for none.
+func (e *Env) KafkaSecurity() (*tls.Config, sasl.Mechanism) {
+	return e.kafkaSecurity.tls, e.kafkaSecurity.sasl
+}
+
+// newSecurity reads the files that the configuration names.
+func newSecurity(c KafkaConfig) (s security, err error) {
 	if c.TLS.Enabled {
 		conf := &tls.Config{MinVersion: tls.VersionTLS12}
 		if c.TLS.CAFile != "" {
 			pem, err := os.ReadFile(c.TLS.CAFile)
 			if err != nil {
-				return nil, fmt.Errorf("reading kafka.tls.ca_file: %w", err)
+				return s, fmt.Errorf("reading kafka.tls.ca_file: %w", err)
 			}
 			conf.RootCAs = x509.NewCertPool()
 			if !conf.RootCAs.AppendCertsFromPEM(pem) {
-				return nil, fmt.Errorf("reading kafka.tls.ca_file %s: no certificate in it; it must be PEM", c.TLS.CAFile)
+				return s, fmt.Errorf("reading kafka.tls.ca_file %s: no certificate in it; it must be PEM", c.TLS.CAFile)
 			}
 		}
 		if c.TLS.CertFile != "" {
 			cert, err := tls.LoadX509KeyPair(c.TLS.CertFile, c.TLS.KeyFile)
 			if err != nil {
-				return nil, fmt.Errorf("reading kafka.tls.cert_file and key_file: %w", err)
+				return s, fmt.Errorf("reading kafka.tls.cert_file and key_file: %w", err)
 			}
 			conf.Certificates = []tls.Certificate{cert}
 		}
-		opts = append(opts, kgo.DialTLSConfig(conf))
+		s.tls = conf
 	}
-	switch s := c.SASL; s.Mechanism {
+	switch user, password := c.SASL.User, c.SASL.Password.Reveal(); c.SASL.Mechanism {
 	case "plain":
-		opts = append(opts, kgo.SASL(plain.Auth{User: s.User, Pass: s.Password.Reveal()}.AsMechanism()))
+		s.sasl = plain.Auth{User: user, Pass: password}.AsMechanism()
 	case "scram-sha-256":
-		opts = append(opts, kgo.SASL(scram.Auth{User: s.User, Pass: s.Password.Reveal()}.AsSha256Mechanism()))
+		s.sasl = scram.Auth{User: user, Pass: password}.AsSha256Mechanism()
 	case "scram-sha-512":
-		opts = append(opts, kgo.SASL(scram.Auth{User: s.User, Pass: s.Password.Reveal()}.AsSha512Mechanism()))
+		s.sasl = scram.Auth{User: user, Pass: password}.AsSha512Mechanism()
 	}
-	return opts, nil
+	return s, nil
 }

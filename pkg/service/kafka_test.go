@@ -81,12 +81,12 @@ func TestKafkaOptions(t *testing.T) {
 func TestTLSFiles(t *testing.T) {
 	k := DefaultConfig().Kafka
 	k.TLS = TLSConfig{Enabled: true, CAFile: configFile(t, "no certificate")}
-	if _, err := securityOpts(k); err == nil || !strings.Contains(err.Error(), "must be PEM") {
+	if _, err := newSecurity(k); err == nil || !strings.Contains(err.Error(), "must be PEM") {
 		t.Error(err)
 	}
 	k.TLS = TLSConfig{Enabled: true}
 	k.SASL = SASLConfig{Mechanism: "scram-sha-512", User: "u", Password: "p"}
-	if opts, err := securityOpts(k); err != nil || len(opts) != 2 {
-		t.Error(len(opts), err)
+	if s, err := newSecurity(k); err != nil || len(s.opts()) != 2 {
+		t.Error(len(s.opts()), err)
 	}
 }

@@ -12,7 +12,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/twmb/franz-go/pkg/kgo"
 
 	"databus/pkg/blob"
 	"databus/pkg/identity"
@@ -32,7 +31,7 @@ type Process struct {
 	name     string
 	suffix   string
 	tracing  *tracing
-	security []kgo.Opt
+	security security
 	draining *Check
 
 	mu      sync.Mutex
@@ -64,7 +63,7 @@ func NewProcess(ctx context.Context, name string, c Config, o ProcessOptions) (*
 	if err := c.Validate(); err != nil {
 		return nil, fmt.Errorf("configuring %s: %w", name, err)
 	}
-	security, err := securityOpts(c.Kafka)
+	security, err := newSecurity(c.Kafka)
 	if err != nil {
 		return nil, err
 	}
