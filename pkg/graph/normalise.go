@@ -23,6 +23,8 @@ import (
 // Normaliser turns a customer's fields into identifiers. Fields that it reads:
 //
 //	national_id (or soc_sec_id)     letters and digits only, upper case, at least 4
+//	customer_id                     the customer's own id of the person, which several records may have; folded as names are, known
+//	                                within the account alone
 //	email                           lower case, IDNA domain; dots and +tags dropped where the provider ignores them
 //	hashed_email                    hex of MD5, SHA-1 or SHA-256; a plain email also gives its SHA-256
 //	phone                           E.164, in the record's country or the default region
@@ -138,6 +140,9 @@ func (n *Normaliser) RecordIdentifier(account, recordKey string) Identifier {
 // ForRecord is Identifiers together with the RecordIdentifier: what a record's payload keeps.
 func (n *Normaliser) ForRecord(account, recordKey string, fields map[string]string) ([]Identifier, []Problem) {
 	ids, problems := n.Identifiers(fields)
+	if own := fold(fields["customer_id"]); own != "" {
+		ids = append(ids, n.hash(NationalID, account+"/"+own)) // no national id has a slash
+	}
 	return sortIdentifiers(append(ids, n.RecordIdentifier(account, recordKey))), problems
 }
 

@@ -169,3 +169,26 @@ func TestRecordsAlwaysHaveAnIdentifier(t *testing.T) {
 		}
 	}
 }
+
+// A customer's own id joins records of its account, whatever else they say, and nobody else's.
+func TestCustomersOwnID(t *testing.T) {
+	n := normaliser(t)
+	own := func(account, record string, f fields) Identifier {
+		t.Helper()
+		ids, problems := n.ForRecord(account, record, f)
+		if len(problems) > 0 || len(ids) != 2 || ids[0].Kind != NationalID || ids[1].Kind != Record {
+			t.Fatalf("%v: %v, %v", f, ids, problems)
+		}
+		return ids[0]
+	}
+	a := own("acme", "r1", fields{"customer_id": "c-17"})
+	if own("acme", "r2", fields{"customer_id": " C 17 "}) != a {
+		t.Error("two records of one customer differ")
+	}
+	if own("blue", "r1", fields{"customer_id": "c-17"}) == a || own("acme", "r1", fields{"customer_id": "c-18"}) == a || own("acme", "r3", fields{"national_id": "acme/c17"}) == a {
+		t.Error("somebody else is the same")
+	}
+	if ids, _ := n.ForRecord("acme", "r1", fields{"customer_id": " - "}); len(ids) != 1 {
+		t.Error("an empty id identifies")
+	}
+}
