@@ -95,7 +95,7 @@ bench-ingest: ## records/s from HTTP batch to applied row beside the driver alon
 	cd test && go run ./bench/cmd/bench-ingest
 
 .PHONY: bench-seal
-bench-seal: ## records opened a second on two cores, what a key costs in memory, and look-ups in a graph of a million identifiers
+bench-seal: ## records opened a second on two cores, what a key costs in memory, a graph of ten million identifiers: build, size, look-ups
 	cd test && go run ./bench/cmd/bench-seal
 
 .PHONY: bench-limits
