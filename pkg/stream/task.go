@@ -177,8 +177,8 @@ func (t *task) finish() error {
 		e.Store = store.Name
 		for _, row := range t.cache.dirty[i] {
 			if store.Topic != "" {
-				rec := t.tx.room.record()
-				*rec = kgo.Record{Topic: store.Topic, Partition: t.partition, Key: []byte(row.key), Value: row.value}
+				rec, key := t.tx.room.record(), t.tx.room.take(append(t.tx.room.free(), row.key...))
+				*rec = kgo.Record{Topic: store.Topic, Partition: t.partition, Key: key, Value: row.value}
 				t.tx.out = append(t.tx.out, rec)
 				t.last[store.Topic] = rec
 				continue
