@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"databus/test/archiver/verify"
-	"databus/test/measure"
 	"databus/test/prove"
 	"databus/test/servers"
 )
@@ -58,20 +57,17 @@ func (c *collected) print() {
 	if c.verified == 0 {
 		return
 	}
-	say := func(name, unit string, n, goal int64) {
-		prove.Print(measure.Figure{Name: name, Value: float64(n), Unit: unit, Goal: float64(goal), AtMost: goal == 0})
-	}
 	if c.kills > 0 {
-		say("kills", "kills", int64(c.kills), 300)
+		prove.Count("kills", "kills", c.kills, 300)
 		for _, p := range slices.Sorted(maps.Keys(c.points)) {
-			say("kills_"+prove.Name(p), "kills", int64(c.points[p]), 10)
+			prove.Count("kills_"+prove.Name(p), "kills", c.points[p], 10)
 		}
-		say("replays", "objects", int64(c.replays), 200)
-		say("differing_replays", "objects", int64(c.differed), 0)
+		prove.Count("replays", "objects", c.replays, 200)
+		prove.Count("differing_replays", "objects", c.differed, 0)
 	}
 	if c.faults > 0 {
-		say("faults", "faults", int64(c.faults), 96)
+		prove.Count("faults", "faults", c.faults, 96)
 	}
-	say("lost", "records", c.lost, 0)
-	say("double", "records", c.double, 0)
+	prove.Count("lost", "records", c.lost, 0)
+	prove.Count("double", "records", c.double, 0)
 }

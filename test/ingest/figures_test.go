@@ -6,7 +6,6 @@ import (
 	"sync"
 
 	"databus/test/ingest/verify"
-	"databus/test/measure"
 	"databus/test/prove"
 )
 
@@ -50,18 +49,15 @@ func (c *collected) print() {
 	if c.verified == 0 {
 		return
 	}
-	say := func(name, unit string, n, goal int) {
-		prove.Print(measure.Figure{Name: name, Value: float64(n), Unit: unit, Goal: float64(goal), AtMost: goal == 0})
-	}
 	for _, p := range slices.Sorted(maps.Keys(c.points)) {
-		say("kills_"+p, "kills", c.points[p], 2)
+		prove.Count("kills_"+p, "kills", c.points[p], 2)
 	}
-	say("records", "records", c.all, 1000)
-	say("moves", "moves", c.moves, 100)
-	say("a_b_a_in_a_millisecond", "times", c.sameMillisecond, 10)
-	say("rows_compared", "rows", c.rows, 1000)
-	say("acknowledged", "records", c.acks, 1000)
-	say("kills", "kills", c.kills, 200)
-	say("lost", "records", c.lost, 0)
-	say("double", "records", c.double, 0)
+	prove.Count("records", "records", c.all, 1000)
+	prove.Count("moves", "moves", c.moves, 100)
+	prove.Count("a_b_a_in_a_millisecond", "times", c.sameMillisecond, 10)
+	prove.Count("rows_compared", "rows", c.rows, 1000)
+	prove.Count("acknowledged", "records", c.acks, 1000)
+	prove.Count("kills", "kills", c.kills, 200)
+	prove.Count("lost", "records", c.lost, 0)
+	prove.Count("double", "records", c.double, 0)
 }

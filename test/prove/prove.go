@@ -35,6 +35,11 @@ func Print(figures ...measure.Figure) {
 	}
 }
 
+// Count prints a number of things at the end of a full run. The goal is the least that there must be, or none of them at all.
+func Count[N int | int64](name, unit string, n, goal N) {
+	Print(measure.Figure{Name: name, Value: float64(n), Unit: unit, Goal: float64(goal), AtMost: goal == 0})
+}
+
 // Name makes a part of a figure's name from what a service calls something: words of small letters, "_" between them.
 func Name(s string) string {
 	return strings.Join(strings.FieldsFunc(strings.ToLower(s), func(r rune) bool { return r < 'a' || r > 'z' }), "_")
