@@ -310,7 +310,7 @@ func TestArchiveVerify(t *testing.T) {
 		x.finds(nil, gap)
 		x.finds([]string{"--bucket-only"}, gap)
 		key := mark(1, "nothing\n")
-		x.finds([]string{"--bucket-only"}, fmt.Sprintf("/%d@%d (%s): not a valid archive object: the mark", x.p, x.files[1].First, key))
+		x.finds([]string{"--bucket-only"}, fmt.Sprintf("/%d: reading the mark %s: not a valid archive object", x.p, key))
 	})
 	t.Run("event that disagrees", func(t *testing.T) {
 		x := a.tamper(t)

@@ -3,6 +3,9 @@ package history
 import (
 	"cmp"
 	"context"
+	"fmt"
+	"io"
+	"maps"
 	"path"
 	"slices"
 	"strings"
@@ -53,6 +56,40 @@ func List(ctx context.Context, bucket blob.Bucket, prefix, topic string) (*Listi
 	})
 	l.sort()
 	return l, err
+}
+
+// MarksOf are the marks of one partition, by the first offsets of their objects.
+func (l *Listing) MarksOf(topic string, partition int32) map[int64]blob.Info {
+	found := map[int64]blob.Info{}
+	for mark, info := range l.Marks {
+		if mark.Topic == topic && mark.Partition == partition {
+			found[mark.First] = info
+		}
+	}
+	return found
+}
+
+// LetGo reads, from the last of a partition's marks, below which offset the archive's own retention has let everything
+// go; 0 without a mark. A mark that says nothing is archive.ErrFormat.
+func LetGo(ctx context.Context, bucket blob.Bucket, marks map[int64]blob.Info) (int64, error) {
+	if len(marks) == 0 {
+		return 0, nil
+	}
+	key := marks[slices.Max(slices.Collect(maps.Keys(marks)))].Key
+	body, _, err := bucket.Get(ctx, key)
+	if err != nil {
+		return 0, fmt.Errorf("reading the mark of an object that has left: %w", err)
+	}
+	defer body.Close()
+	text, err := io.ReadAll(io.LimitReader(body, 4<<10))
+	if err != nil {
+		return 0, fmt.Errorf("reading the mark %s: %w", key, err)
+	}
+	mark, err := archive.ReadMark(string(text))
+	if err != nil {
+		return 0, fmt.Errorf("reading the mark %s: %w", key, err)
+	}
+	return mark.Next, nil
 }
 
 func keyOf(prefix string, n archive.Name) string {

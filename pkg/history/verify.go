@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"path"
 	"slices"
 	"strings"
@@ -232,32 +231,15 @@ func (p *part) marked(f *file) bool {
 	return ok
 }
 
-// letGo reads where the archive's retention ends, from the last mark.
+// letGo reads where the archive's retention ends.
 func (p *part) letGo(ctx context.Context) error {
-	if len(p.marks) == 0 {
+	next, err := LetGo(ctx, p.v.Bucket, p.marks)
+	if errors.Is(err, archive.ErrFormat) {
+		p.problem(-1, "", err.Error(), "write its two lines anew: the object's key, and the offset at which its range ends")
 		return nil
 	}
-	last := int64(-1)
-	for first := range p.marks {
-		last = max(last, first)
-	}
-	key := p.marks[last].Key
-	body, _, err := p.v.Bucket.Get(ctx, key)
-	if err != nil {
-		return fmt.Errorf("reading the mark of an object that has left: %w", err)
-	}
-	defer body.Close()
-	text, err := io.ReadAll(io.LimitReader(body, 4<<10))
-	if err != nil {
-		return fmt.Errorf("reading the mark of an object that has left: %w", err)
-	}
-	mark, err := archive.ReadMark(string(text))
-	if err != nil {
-		p.problem(last, key, err.Error(), "write its two lines anew: the object's key, and the offset at which its range ends")
-		return nil
-	}
-	p.out.Left = mark.Next
-	return nil
+	p.out.Left = next
+	return err
 }
 
 func (p *part) match(ctx context.Context) error {

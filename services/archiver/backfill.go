@@ -19,7 +19,8 @@ import (
 )
 
 // Backfill archives what an archive lacks below the group's committed offsets, where running archivers no longer come
-// by: offsets before the archive's beginning, and objects that the bucket has lost. It may run beside them.
+// by: offsets before the archive's beginning, and objects that the bucket has lost; not what its own retention let go. It may run
+// beside them.
 //
 // An object that the manifest names is made again for the same range, and put only if its checksum is the manifest's.
 // Other ranges are cut by the configuration; their objects are announced in the manifest, their dead letters sent.
@@ -111,7 +112,11 @@ func (b Backfill) holes(ctx context.Context, a *Archiver) (map[int32][]hole, int
 		if !ok || offset.At <= 0 {
 			continue
 		}
-		at, schemaID := b.From, 0
+		left, err := history.LetGo(ctx, a.bucket, listing.MarksOf(b.Topic, id))
+		if err != nil {
+			return nil, 0, err
+		}
+		at, schemaID := max(b.From, left), 0 // what the archive's own retention let go is no hole
 		note := func(next int64, known *event.ArchiveFile) {
 			if at < start.Offset { // it begins with what the topic has lost
 				lost := min(start.Offset, next)

@@ -161,12 +161,16 @@ func TestOldObjectsGo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer mark.Close()
 	text, err := io.ReadAll(mark)
 	if left, err2 := archive.ReadMark(string(text)); err != nil || err2 != nil || left.Next != all[2] {
 		t.Errorf("the last mark says %q: %+v, %v, %v", text, left, err, err2)
 	}
 	w.verified(partition, all[2])
 	r.stop(t)
+	if filled := w.backfill(0); filled.Again+filled.New != 0 || filled.Gone != 0 {
+		t.Errorf("a backfill brought back what was let go: %+v", filled)
+	}
 	// Somebody's object waits behind the chain: it is archived, not removed; and the last object stays, however old.
 	w.cfg.KeepFor = time.Hour
 	var records []*kgo.Record
