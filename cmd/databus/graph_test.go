@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"databus/pkg/graph"
+	"databus/pkg/identity"
 	"databus/pkg/seal"
 	"databus/schemas"
 	"databus/schemas/codec"
@@ -69,7 +70,8 @@ func TestGraph(t *testing.T) {
 	// Callers are told, once, in each account's own PersonIDs.
 	s.run(t, "graph", "diff", "g1", "g2", "--emit").fails(t, 1, "which file holds the secrets")
 	t.Setenv("DATABUS_KEYS__FILE", filepath.Join(t.TempDir(), "keys.json"))
-	if _, err := seal.Generate(os.Getenv("DATABUS_KEYS__FILE")); err != nil {
+	keys, err := seal.Generate(os.Getenv("DATABUS_KEYS__FILE"))
+	if err != nil {
 		t.Fatal(err)
 	}
 	for _, want := range []string{"\n1 events on identity.changes\n", "\n0 events on identity.changes\n"} {
@@ -110,6 +112,20 @@ func TestGraph(t *testing.T) {
 	s.run(t, "graph", "build", "g2").fails(t, 1, "choose another version")
 	s.run(t, "graph", "diff", "g2", "g9").fails(t, 1, "no graph version g9: there are g1, g2, g2b")
 	s.run(t, "graph", "build", "a/b").fails(t, 2, "is no name of a version")
+	// A record by the customer's own id, and a field as customers send it.
+	normaliser, err := graph.NewNormaliser(keys.IdentifierPepper(), "US")
+	if err != nil {
+		t.Fatal(err)
+	}
+	mail, _ := normaliser.Identifiers(map[string]string{"email": "anna@mail.example"})
+	anna := "acme/" + identity.RecordKey(keys.AccountKey("acme"), "anna's own id")
+	put(t, opts, c, schemas.IdentityObservations, anna, &event.Observation{EvidenceID: anna, Source: "acme", Relation: event.RelationTogether, Weight: 1,
+		Identifiers: graph.ToEvidence(mail), FirstSeen: time.Unix(1, 0), ObservedAt: time.Unix(2, 0)})
+	s.ok(t, "graph", "build", "g2c")
+	byID, byMail := s.ok(t, "graph", "explain", "acme/anna's own id"), s.ok(t, "graph", "explain", "email=Anna@mail.example")
+	if byID != byMail || !strings.Contains(byID, anna) || strings.Contains(strings.ToLower(byID), "anna@") || strings.Contains(byID, "own id") {
+		t.Errorf("%s\n%s", byID, byMail)
+	}
 	// A withdrawal since then is said.
 	observe("bureau", "x17", event.RelationWithdrawn)
 	if r := s.run(t, "graph", "explain", "acme/r1", "--version", "g2"); r.code != 0 || strings.Contains(r.out, "x17") == strings.Contains(r.err, "since it was built") {
