@@ -137,7 +137,7 @@ func TestCompletion(t *testing.T) {
 		"databus topics apply usage.events.d":    "usage.events.dlq",
 		"databus topology lim":                   "limiter",
 		"databus produce usage.events --key-fi":  "--key-field",
-		"databus groups usage-":                  "usage-aggregator",
+		"databus groups usage-":                  "usage-aggregator\nusage-history",
 		"databus usage explain acme --period to": "total",
 		"databus limits ge":                      "get",
 	} {
