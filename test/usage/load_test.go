@@ -301,7 +301,11 @@ func (l *load) change(ctx context.Context, rng *rand.Rand, versions map[string]i
 	if err != nil {
 		return err
 	}
-	versions[account], known[account] = c.Version, c
+	if known[account] = c; next == nil {
+		delete(versions, account) // no version is older now, so that none is sent as one that is ignored
+	} else {
+		versions[account] = c.Version
+	}
 	seen := kadm.ListedOffsets{rec.Topic: {rec.Partition: {Topic: rec.Topic, Partition: rec.Partition, Offset: rec.Offset + 1}}}
 	// Also when the load ends: a contract whose order is not known yet must not be overtaken.
 	for _, s := range services {
