@@ -16,14 +16,15 @@ const (
 
 // Config of the service, beside what every service has.
 type Config struct {
-	Source      string        `doc:"archive counts the archive's files and Kafka's tail, exactly by offset; druid asks Druid, by time, and its answers are estimated."`
-	Concurrency int           `doc:"Partitions that are counted at once."`
-	MaxPending  int           `doc:"Requests that are held in memory; further ones stay in the topic."`
-	MaxIDs      int           `koanf:"max_ids" doc:"Event ids of one window that a pass over a partition keeps in memory, about 100 bytes each; a pass over many accounts is cut into several."`
-	RetryMin    time.Duration `doc:"First pause after something failed."`
-	RetryMax    time.Duration `doc:"Longest pause after something failed."`
-	ClockSlack  time.Duration `doc:"How far the clocks of this machine and of the brokers may be apart."`
-	Druid       Druid         `doc:"Where Druid is, with druid as source."`
+	Source         string        `doc:"archive counts the archive's files and Kafka's tail, exactly by offset; druid asks Druid, by time, and its answers are estimated."`
+	Concurrency    int           `doc:"Partitions that are counted at once."`
+	MaxPending     int           `doc:"Requests that are held in memory; further ones stay in the topic."`
+	MaxIDs         int           `koanf:"max_ids" doc:"Event ids of one window that a pass over a partition keeps in memory, about 100 bytes each; a pass over many accounts is cut into several."`
+	SessionTimeout time.Duration `doc:"After this time without heartbeat the group gives the partitions away; an instance with the same id goes on at once."`
+	RetryMin       time.Duration `doc:"First pause after something failed."`
+	RetryMax       time.Duration `doc:"Longest pause after something failed."`
+	ClockSlack     time.Duration `doc:"How far the clocks of this machine and of the brokers may be apart."`
+	Druid          Druid         `doc:"Where Druid is, with druid as source."`
 }
 
 // Druid says where Druid is and what the columns of its events are called.
@@ -51,7 +52,7 @@ type Columns struct {
 
 // Default returns the defaults.
 func Default() Config {
-	return Config{Source: sourceArchive, Concurrency: 2, MaxPending: 10_000, MaxIDs: 2_000_000, RetryMin: time.Second, RetryMax: time.Minute, ClockSlack: time.Minute,
+	return Config{Source: sourceArchive, Concurrency: 2, MaxPending: 10_000, MaxIDs: 2_000_000, SessionTimeout: 10 * time.Second, RetryMin: time.Second, RetryMax: time.Minute, ClockSlack: time.Minute,
 		Druid: Druid{Datasource: "usage_events", Timeout: time.Minute, MaxBytes: 4 << 20, Columns: Columns{Time: "__time", Account: "account", Pack: "pack",
 			Status: "status", Provider: "provider", Quantity: "quantity", Amount: "amount_micros"}}}
 }
@@ -68,6 +69,7 @@ func (c Config) Validate() error {
 	check(c.Concurrency >= 1 && c.Concurrency <= 64, "concurrency is not between 1 and 64")
 	check(c.MaxPending >= 1 && c.MaxPending <= 1_000_000, "max_pending is not between 1 and 1000000")
 	check(c.MaxIDs >= 1000, "max_ids is below 1000")
+	check(c.SessionTimeout >= time.Second, "session_timeout is below 1s")
 	check(c.RetryMin >= 10*time.Millisecond && c.RetryMax >= c.RetryMin, "retry_min is below 10ms or above retry_max")
 	check(c.ClockSlack >= 0 && c.ClockSlack <= time.Hour, "clock_slack is not between 0 and 1h")
 	if c.Source == sourceDruid {

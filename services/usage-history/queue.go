@@ -109,7 +109,7 @@ func (w *Worker) enqueue(partition int32, records []*kgo.Record) {
 	}
 	q.mu.Lock()
 	for _, rec := range records {
-		q.waiting = append(q.waiting, &waiting{rec: rec})
+		q.waiting = append(q.waiting, &waiting{rec: rec, done: rec.Attrs.IsControl()}) // those are committed as well, so that nothing is behind
 	}
 	q.mu.Unlock()
 	w.count(len(records))
@@ -142,6 +142,9 @@ func (w *Worker) work(ctx context.Context, q *queue) {
 	for ctx.Err() == nil {
 		due, pause := q.due(time.Now())
 		if len(due) == 0 {
+			if err := w.commit(ctx, q); err != nil && ctx.Err() == nil {
+				w.log.Warn("committing requests", "partition", q.partition, "error", err) // the next commit makes up for it
+			}
 			var timer <-chan time.Time
 			if pause >= 0 {
 				timer = time.After(pause)

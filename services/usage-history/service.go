@@ -35,6 +35,7 @@ func Definition() service.Definition[Config] {
 // Worker is a running service.
 type Worker struct {
 	cfg      Config
+	instance string // in the group
 	log      *slog.Logger
 	source   source
 	kafka    func(extra ...kgo.Opt) []kgo.Opt
@@ -66,7 +67,7 @@ const (
 
 // New opens what the service works with.
 func New(ctx context.Context, env *service.Env, cfg Config) (_ *Worker, err error) {
-	w := &Worker{cfg: cfg, log: env.Log, kafka: env.KafkaOpts, crash: env.Crash, queues: map[int32]*queue{}, slots: make(chan struct{}, cfg.Concurrency), fatal: make(chan error, 1),
+	w := &Worker{cfg: cfg, instance: env.GroupInstanceID("requests"), log: env.Log, kafka: env.KafkaOpts, crash: env.Crash, queues: map[int32]*queue{}, slots: make(chan struct{}, cfg.Concurrency), fatal: make(chan error, 1),
 		requests: codec.For[event.BaselineRequest](env.Codec, schemas.UsageBaselineRequests), answers: codec.For[event.Baseline](env.Codec, schemas.UsageBaselines)}
 	w.answered = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "databus_usage_history_requests_total",
 		Help: "Baseline requests by what became of them: answered, estimated (answered so), or dead."}, []string{"result"})
@@ -113,7 +114,8 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer w.close()
 	client, err := kgo.NewClient(w.kafka(
 		kgo.ConsumerGroup(Name), kgo.ConsumeTopics(schemas.UsageBaselineRequests), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()),
-		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.DisableAutoCommit(), kgo.BlockRebalanceOnPoll(), kgo.RebalanceTimeout(time.Minute),
+		kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.KeepControlRecords(), kgo.DisableAutoCommit(), kgo.BlockRebalanceOnPoll(), kgo.RebalanceTimeout(time.Minute),
+		kgo.InstanceID(w.instance), kgo.SessionTimeout(w.cfg.SessionTimeout), kgo.HeartbeatInterval(min(3*time.Second, w.cfg.SessionTimeout/5)),
 		kgo.OnPartitionsAssigned(w.assigned), kgo.OnPartitionsRevoked(w.revoked), kgo.OnPartitionsLost(w.revoked))...)
 	if err != nil {
 		return fmt.Errorf("opening Kafka client: %w", err)

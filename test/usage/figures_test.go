@@ -20,6 +20,16 @@ type collected struct {
 	missing, double, open    int
 	points                   map[string]int
 	takeovers, takeoverKills []time.Duration
+
+	past, historyKills, answers int
+}
+
+// history notes a proof of history.
+func (c *collected) history(past, kills int, r *verify.Report) {
+	c.add(r)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.past, c.historyKills, c.answers = max(c.past, past), c.historyKills+kills, c.answers+r.Asked
 }
 
 func (c *collected) add(r *verify.Report) {
@@ -60,26 +70,28 @@ func (c *collected) print() {
 	if c.verified == 0 {
 		return
 	}
-	say := func(name, unit string, n, goal int) {
-		prove.Print(measure.Figure{Name: name, Value: float64(n), Unit: unit, Goal: float64(goal), AtMost: goal == 0})
-	}
 	seconds := func(name string, all []time.Duration, goal float64) {
 		if len(all) > 0 {
 			prove.Print(measure.Figure{Name: name, Value: slices.Max(all).Seconds(), Unit: "s", Goal: goal, AtMost: true})
 		}
 	}
 	if c.kills > 0 {
-		say("kills", "kills", c.kills, 600)
+		prove.Count("kills", "kills", c.kills, 600)
 		for _, p := range points {
-			say("kills_"+prove.Name(p), "kills", c.points[p], 20)
+			prove.Count("kills_"+prove.Name(p), "kills", c.points[p], 20)
 		}
 	}
 	if c.brokerKills > 0 {
-		say("broker_kills", "kills", c.brokerKills, 10)
+		prove.Count("broker_kills", "kills", c.brokerKills, 10)
+	}
+	if c.past > 0 {
+		prove.Count("history_past_events", "events", c.past, 200_000)
+		prove.Count("history_kills", "kills", c.historyKills, 3)
+		prove.Count("history_baselines", "baselines", c.answers, 12)
 	}
 	seconds("takeover_after_kill_seconds", c.takeoverKills, 10)
 	seconds("takeover_after_leave_seconds", c.takeovers, 2)
-	say("lost", "results", c.missing, 0)
-	say("double", "results", c.double, 0)
-	say("open_transactions", "transactions", c.open, 0)
+	prove.Count("lost", "results", c.missing, 0)
+	prove.Count("double", "results", c.double, 0)
+	prove.Count("open_transactions", "transactions", c.open, 0)
 }

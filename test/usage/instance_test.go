@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -40,10 +41,12 @@ func (i *instance) args() []string {
 	for _, s := range append([]string{
 		"kafka.brokers=" + strings.Join(i.w.brokers, ","), "registry.url=" + i.w.registry, "registry.register_schemas=true",
 		"instance.id=" + i.id, "instance.state_dir=" + i.dir, "http.listen=", "log.format=text",
-		i.service + ".session_timeout=" + i.w.session.String(), i.service + ".transaction_timeout=" + i.w.transaction.String(),
-		i.service + ".commit_interval=" + i.w.commit.String(),
 	}, i.set...) {
 		args = append(args, "--set", s)
+	}
+	if slices.Contains(services, i.service) {
+		args = append(args, "--set", i.service+".session_timeout="+i.w.session.String(), "--set", i.service+".transaction_timeout="+i.w.transaction.String(),
+			"--set", i.service+".commit_interval="+i.w.commit.String())
 	}
 	if i.service == aggregator {
 		// State is written often, so that crashes around it are hit.

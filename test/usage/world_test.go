@@ -20,15 +20,16 @@ import (
 
 // The services of the usage half, which are also their groups.
 const (
-	aggregator = "usage-aggregator"
-	limiter    = "limiter"
+	aggregator   = "usage-aggregator"
+	limiter      = "limiter"
+	usageHistory = "usage-history"
 )
 
 var services = []string{aggregator, limiter}
 
 // inputs of the services.
 var inputs = map[string][]string{
-	aggregator: {schemas.UsageEvents, schemas.UsageContracts},
+	aggregator: {schemas.UsageEvents, schemas.UsageContracts, schemas.UsageBaselines},
 	limiter:    {schemas.UsageCounts, schemas.UsageContracts},
 }
 
@@ -52,7 +53,8 @@ var binaries process.Binaries
 // programs returns the directory of the programs.
 func programs(t testing.TB) string {
 	t.Helper()
-	dir, err := binaries.Build("databus/services/usage-aggregator/cmd/usage-aggregator", "databus/services/limiter/cmd/limiter", "databus/test/usage/cmd/instance")
+	dir, err := binaries.Build("databus/services/usage-aggregator/cmd/usage-aggregator", "databus/services/limiter/cmd/limiter",
+		"databus/services/archiver/cmd/archiver", "databus/services/usage-history/cmd/usage-history", "databus/test/usage/cmd/instance")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,10 +87,10 @@ func newWorld(t testing.TB, bin string, brokers []string, registry string, all [
 	return w
 }
 
-// usageTopics are the catalogue's topics of the usage half.
+// usageTopics are the catalogue's topics of the usage half, and what the archiver needs.
 func usageTopics() (all []schemas.Topic) {
 	for _, t := range schemas.WithDeadLetters() {
-		if strings.HasPrefix(t.Name, "usage") || strings.HasPrefix(t.Name, "limiter") {
+		if strings.HasPrefix(t.Name, "usage") || strings.HasPrefix(t.Name, "limiter") || t.Name == schemas.ArchiveFiles || strings.HasPrefix(t.Name, schemas.DatabusRecords) {
 			all = append(all, t)
 		}
 	}

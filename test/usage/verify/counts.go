@@ -80,6 +80,8 @@ type usageEvent struct {
 	amount   int64
 	matched  bool
 	appended time.Time
+	offset   int64
+	unread   bool // it had been deleted before the services read it
 }
 
 // contractRecord is a valid contract, or the end of one, with its place.
@@ -126,13 +128,16 @@ func (f *inForce) until(at time.Time, each func(contractRecord)) {
 	}
 }
 
-// recount computes the counts of an account, and how many of its events were repeats.
-func (a *account) recount(window time.Duration) (counts map[string]*count, repeats int) {
+// recount computes the counts of an account, and how many of its events were repeats. With history, a count begins with
+// what its period and pack had before.
+func (a *account) recount(window time.Duration, history bool) (counts map[string]*count, repeats int) {
 	counts = map[string]*count{}
 	last := map[string]time.Time{}
 	force := inForce{left: a.contracts}
 	sets := newBounds()
-	for _, e := range a.events {
+	var before []*usageEvent
+	for i := range a.events {
+		e := a.events[i]
 		force.until(e.appended, func(contractRecord) { sets.change(force.now, len(counts) > 0) })
 		seen, ok := last[e.id]
 		if !ok || e.appended.After(seen) {
@@ -140,6 +145,10 @@ func (a *account) recount(window time.Duration) (counts map[string]*count, repea
 		}
 		if ok && window > 0 && e.appended.Sub(seen) < window {
 			repeats++
+			continue
+		}
+		before = append(before, &a.events[i])
+		if e.unread {
 			continue
 		}
 
@@ -152,6 +161,9 @@ func (a *account) recount(window time.Duration) (counts map[string]*count, repea
 			if c == nil {
 				c = &count{account: a.name, pack: pack}
 				counts[key] = c
+				if history {
+					c.begin(before[:len(before)-1], p, force.now)
+				}
 			}
 			c.period, c.version = p, force.now.version()
 			c.add(&e)
@@ -182,8 +194,9 @@ func (a *account) recount(window time.Duration) (counts map[string]*count, repea
 // publishedCount is a record of usage.counts.
 type publishedCount struct {
 	count
-	appended time.Time
-	cause    cause
+	provisional bool
+	appended    time.Time
+	cause       cause
 }
 
 // follows says whether a published count is the sum over a longer prefix of the events than those published before.

@@ -88,13 +88,16 @@ func (c cause) String() string {
 // readInputs fills the accounts with events and contracts, and notes which records must be dead letters.
 func (v *verifier) readInputs(ctx context.Context) error {
 	events := codec.For[event.UsageEvent](v.codec, schemas.UsageEvents)
-	err := v.read(ctx, schemas.UsageEvents, func(rec *kgo.Record) error {
+	unread := true
+	each := func(rec *kgo.Record) error {
 		v.report.Events++
 		var e event.UsageEvent
 		if err := events.Decode(ctx, rec.Value, &e); err != nil && !codec.IsPoison(err) {
 			return err
 		} else if err != nil || !acceptable(&e, string(rec.Key), rec.Timestamp) {
-			v.dead["usage-aggregator "+place(rec).String()]++
+			if !unread {
+				v.dead["usage-aggregator "+place(rec).String()]++
+			}
 			return nil
 		}
 		provider := ""
@@ -103,9 +106,16 @@ func (v *verifier) readInputs(ctx context.Context) error {
 		}
 		a := v.account(e.Account, rec.Partition)
 		a.events = append(a.events, usageEvent{id: e.EventID, pack: e.Pack, provider: provider, occurred: e.OccurredAt, quantity: e.Quantity, amount: e.AmountMicros,
-			matched: e.Status == 200, appended: rec.Timestamp})
+			matched: e.Status == 200, appended: rec.Timestamp, offset: rec.Offset, unread: unread})
 		return nil
-	})
+	}
+	for _, rec := range v.o.Deleted {
+		if err := each(rec); err != nil {
+			return err
+		}
+	}
+	unread = false
+	err := v.read(ctx, schemas.UsageEvents, each)
 	if err != nil {
 		return err
 	}
@@ -151,10 +161,11 @@ func (v *verifier) readCounts(ctx context.Context) error {
 		if p.key() != string(rec.Key) {
 			return errors.New("the record's key is not the count's")
 		}
-		if e.Provisional || e.Estimated {
+		if e.Estimated || e.Provisional && !v.o.History {
 			v.problem("count %s in %s is provisional or estimated, although no history was asked for", p.key(), p.cause)
 		}
 		a := v.account(e.Account, rec.Partition)
+		p.provisional = e.Provisional
 		a.published = append(a.published, p)
 		return nil
 	})
@@ -174,7 +185,7 @@ func countOf(e *event.UsageCount) count {
 
 // readDead compares the dead letters of both services with what must have been refused.
 func (v *verifier) readDead(ctx context.Context) error {
-	for _, topic := range []string{schemas.UsageEvents, schemas.UsageContracts, schemas.UsageCounts} {
+	for _, topic := range []string{schemas.UsageEvents, schemas.UsageContracts, schemas.UsageCounts, schemas.UsageBaselines, schemas.UsageBaselineRequests} {
 		err := v.read(ctx, topic+".dlq", func(rec *kgo.Record) error {
 			v.report.DeadLetters++
 			h := map[string]string{}

@@ -1,5 +1,5 @@
-// Command instance runs usage-aggregator or limiter, named by its first argument, exactly as their own programs do, but
-// kills itself at a point of the exactly-once loop that databus/test/crash tells it. Where it is told none, it stops itself
+// Command instance runs usage-aggregator, limiter or usage-history, named by its first argument, exactly as their own programs do, but
+// kills itself at a point of its protocol that databus/test/crash tells it. Where it is told none, it stops itself
 // with SIGSTOP in the middle of a transaction, the next one behind a SIGUSR1.
 package main
 
@@ -12,6 +12,7 @@ import (
 	"databus/pkg/stream"
 	"databus/services/limiter"
 	usageaggregator "databus/services/usage-aggregator"
+	usagehistory "databus/services/usage-history"
 	"databus/test/crash"
 )
 
@@ -27,6 +28,8 @@ func main() {
 		crash.Main(usageaggregator.Definition(), freezer())
 	case limiter.Name:
 		crash.Main(limiter.Definition(), freezer())
+	case usagehistory.Name:
+		crash.Main(usagehistory.Definition(), nil)
 	default:
 		fmt.Fprintf(os.Stderr, "instance: there is no service %q in the usage half\n", name)
 		os.Exit(2)
