@@ -37,8 +37,11 @@ was counted instead, late events, corrections, and events that went to the dead-
 producer put into another partition than the account's, where nobody counts them. Then it compares with
 usage.counts and exits with 1 when they differ. What the aggregator has not counted yet is named with its group's lag.
 
-The topic forgets after its retention. Where events of the period may be gone, the count cannot be checked, and that is an
-error too. Contracts decide about time zones and contract periods: each is taken to be in force from its append time on or,
+What the history worker has added to a count is named apart, with the offsets that it was counted from, and so are the archive's
+files that hold these offsets or those that retention has cut; the events are compared with the rest.
+
+The topic forgets after its retention. Where events of the period may be gone that are in no history, the count cannot be
+checked, and that is an error too. Contracts decide about time zones and contract periods: each is taken to be in force from its append time on or,
 where that does not give the count, from before the first event, as for an aggregator that started later; the output says
 which. Where a contract changed the bounds of periods, they began anew under the account's next set of bounds: month:2026-11
 holds what was counted before the change, month:2026-11@2 what came after it.
@@ -90,10 +93,14 @@ type explained struct {
 	*recount.Tally
 	DeadLetters any            `json:"dead_letters"`
 	Count       map[string]any `json:"usage_count"`
+	// History is in the count and not among the events; ArchiveFiles hold what it comes from, and what retention has cut.
+	History      *explainedHistory `json:"history,omitempty"`
+	ArchiveFiles []explainedFile   `json:"archive_files,omitempty"`
 
 	dead  []recount.DeadLetter
 	nDead int64
-	have  recount.Sum
+	// published is the count, have the part of it that events must make.
+	published, have recount.Sum
 }
 
 // Run explains, prints and compares.
@@ -182,7 +189,11 @@ func (c usageExplainCmd) explain(ctx context.Context, g *Globals, adm *kadm.Clie
 	x := &explained{Account: c.Account, Pack: c.Pack, Period: c.Period, Partition: home, LogStart: spans[home].next, LogEnd: spans[home].end,
 		Committed: offset(after), Members: after.members}
 	if count != nil {
-		x.Count, x.have = countLine(count), recount.Sum{Matched: count.Matched, Unmatched: count.Unmatched, AmountMicros: count.AmountMicros}
+		x.Count, x.published = countLine(count), recount.Sum{Matched: count.Matched, Unmatched: count.Unmatched, AmountMicros: count.AmountMicros}
+		x.have = x.published
+	}
+	if err := c.history(ctx, g, x, count); err != nil {
+		return nil, err
 	}
 	r := recount.New(recount.Options{Account: c.Account, Pack: c.Pack, Period: c.Period, Window: c.DedupWindow, KeepEnded: c.KeepEnded, Home: home, Contracts: contracts,
 		Trimmed: x.LogStart > 0 || unknown(count, contracts)})
@@ -340,7 +351,7 @@ func (w *walk) judge(c usageExplainCmd, count *event.UsageCount) {
 	switch {
 	case w.incomplete(chosen, count):
 		x.Verdict = "incomplete"
-		x.Reason = fmt.Sprintf("cannot be checked: retention has deleted offsets 0 to %d of partition %d, which may hold events of the period; the archive has them", x.LogStart-1, x.Partition)
+		x.Reason = fmt.Sprintf("cannot be checked: retention has deleted offsets 0 to %d of partition %d, which may hold events of the period; %d files of the archive hold them", x.LogStart-1, x.Partition, len(x.ArchiveFiles))
 	case x.Tally.Sum.Same(x.have):
 		x.Verdict = "equal"
 	case w.prefix(chosen).agrees:
@@ -364,8 +375,8 @@ func (w *walk) judge(c usageExplainCmd, count *event.UsageCount) {
 // incomplete says whether events of the period, or the first ones of its duplicates, may have been deleted. An event of a
 // period is appended a day before its start at the earliest, and when its bounds were in force.
 func (w *walk) incomplete(r *recount.Reading, count *event.UsageCount) bool {
-	if w.x.LogStart == 0 {
-		return false
+	if w.x.LogStart == 0 || w.x.History != nil && w.x.LogStart <= w.x.History.Seam {
+		return false // the topic has all that is not in the history
 	}
 	start := r.Start
 	if start.IsZero() && count != nil {
@@ -389,7 +400,10 @@ func (c usageExplainCmd) text(g *Globals, x *explained) {
 	if x.Count == nil {
 		say("  %s  none", schemas.UsageCounts)
 	} else {
-		say("  %s  matched %d, not matched %d, amount %s", schemas.UsageCounts, x.have.Matched, x.have.Unmatched, millionths(x.have.AmountMicros))
+		say("  %s  matched %d, not matched %d, amount %s", schemas.UsageCounts, x.published.Matched, x.published.Unmatched, millionths(x.published.AmountMicros))
+	}
+	if x.History != nil {
+		say("  without history  matched %d, not matched %d, amount %s: what the events must make", x.have.Matched, x.have.Unmatched, millionths(x.have.AmountMicros))
 	}
 	say("  partition     %d of %s, offsets %d to %d; group %s has committed %d, lag %d records", x.Partition, schemas.UsageEvents, x.LogStart, x.LogEnd-1,
 		usageaggregator.Name, x.Committed, x.Lag)
@@ -404,6 +418,7 @@ func (c usageExplainCmd) text(g *Globals, x *explained) {
 	if x.Began != nil {
 		say("  bounds        set %d of the account, begun by the contract appended %s", x.Set, moment(*x.Began))
 	}
+	c.historyText(g, x)
 	listItems(g, c.Show, "counted", x.Ranges.Total, x.Ranges.First, func(r recount.Range) string {
 		return fmt.Sprintf("%d@%d-%d  %d events, matched %d, not matched %d, amount %s", r.Partition, r.First, r.Last, r.Events, r.Matched, r.Unmatched, millionths(r.AmountMicros))
 	})

@@ -34,7 +34,7 @@ type counting struct {
 func startCounting(t *testing.T, cfg usageaggregator.Config) *counting {
 	t.Helper()
 	topics := usageaggregator.Topology().Topics()
-	names := []string{schemas.UsageCounts}
+	names := []string{schemas.UsageCounts, schemas.ArchiveFiles}
 	for _, topic := range topics {
 		names = append(names, topic.Name)
 	}
