@@ -59,7 +59,7 @@ check-modules: ## every module builds by itself, outside of the workspace
 # a non-zero code; a benchmark does so where a result is wrong, not where a goal is missed.
 
 .PHONY: prove-usage
-prove-usage: ## the usage half is killed 600 times, three brokers ten times, and recomputed by a model of its own
+prove-usage: ## the usage half is killed 600 times, three brokers ten times, 200,000 events of history are added; a model of its own recomputes it
 	cd test && go test -tags servers -timeout 300m -count 1 -run TestProve ./usage -args -full
 
 .PHONY: prove-ingest
