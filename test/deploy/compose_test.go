@@ -72,7 +72,7 @@ func TestComposeServices(t *testing.T) {
 	}
 }
 
-// TestComposeDatabus checks the six services: built from the one Dockerfile, started after the preparation, each with
+// TestComposeDatabus checks the seven services: built from the one Dockerfile, started after the preparation, each with
 // a stable id and a volume of its own.
 func TestComposeDatabus(t *testing.T) {
 	p := compose(t)
