@@ -374,7 +374,7 @@ func (r *rig) produce(rec *kgo.Record) {
 // eventually waits for what to hold.
 func (r *rig) eventually(what string, f func() bool) {
 	r.t.Helper()
-	for end := time.Now().Add(20 * time.Second); !f(); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(60 * time.Second); !f(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
 			jobs, err := r.view.List()
 			r.t.Fatalf("it never came to this: %s\njobs: %+v %v", what, jobs, err)

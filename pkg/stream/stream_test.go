@@ -236,7 +236,9 @@ func (b *bench) events(n int) {
 
 func (b *bench) options(instance, dir string) Options {
 	o := Options{Topology: topology(), Stores: []Store{{Name: "sums"}, {Name: "factors"}}, Handlers: summing, Instance: instance, Kafka: b.opts,
-		Codec: b.codec, StateDir: dir, CommitInterval: 10 * time.Millisecond, SessionTimeout: 2 * time.Second, TransactionTimeout: 5 * time.Second}
+		Codec: b.codec, StateDir: dir, CommitInterval: 10 * time.Millisecond, SessionTimeout: 2 * time.Second, TransactionTimeout: 5 * time.Second,
+		// The embedded broker may wait that long for a member that died while it joined.
+		RebalanceTimeout: 5 * time.Second}
 	if b.kept {
 		o.Handlers = keeping
 		o.Stores = []Store{{Name: "sums", Topic: out, Uncached: true}, {Name: "factors"}, {Name: "newest", Derived: true}}
