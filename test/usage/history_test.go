@@ -66,14 +66,14 @@ func proveHistory(t *testing.T, w *world, past int) {
 	l.change(ctx, &event.Contract{Account: l.account, Version: 2, TimeZone: "Asia/Tokyo", StartsAt: l.at(past / 2).Add(time.Second),
 		Packs: []event.ContractPack{{Pack: "*", Period: event.PeriodContractYear, Limit: int64(past)}, {Pack: "person", Period: event.PeriodContractMonth, Limit: 1000}}})
 	l.asked(ctx, 6)
+	must(t, worker.crash(crash.Point{Name: usagehistory.CrashCounted}))
+	kills++
 	must(t, worker.start())
 	time.Sleep(time.Duration(300+l.rng.IntN(500)) * time.Millisecond)
-	must(t, worker.Kill9()) // while it starts, or in the middle of a pass over archive and tail
+	must(t, worker.Kill9()) // while it starts, in the middle of a pass over archive and tail, or behind it
 	kills++
 	must(t, agg.Kill9())
 	must(t, agg.start())
-	must(t, worker.crash(crash.Point{Name: usagehistory.CrashCounted}))
-	kills++
 	must(t, worker.start())
 	l.answered(ctx)
 	stop()
