@@ -868,7 +868,7 @@ type UsageCount struct {
 	Provisional bool `avro:"provisional"`
 	// True where history came from a source that counts by time, or does not reach back to the start of the period.
 	Estimated bool `avro:"estimated"`
-	// Append time of the newest event that was counted.
+	// Append time of the newest event that was counted, also where history has taken it back as a repeat.
 	UpdatedAt time.Time `avro:"updated_at"`
 	// The count by provider, in order of names, over the events that name one.
 	Providers []ProviderCount `avro:"providers"`

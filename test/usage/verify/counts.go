@@ -129,26 +129,32 @@ func (f *inForce) until(at time.Time, each func(contractRecord)) {
 }
 
 // recount computes the counts of an account, and how many of its events were repeats. With history, a count begins with
-// what its period and pack had before.
+// what its period and pack had before. An event that repeats one which had been deleted before the services read it is taken back by
+// history; but the stream did count it, and so it began or touched its counts.
 func (a *account) recount(window time.Duration, history bool) (counts map[string]*count, repeats int) {
 	counts = map[string]*count{}
-	last := map[string]time.Time{}
+	all, read := map[string]time.Time{}, map[string]time.Time{} // ids of everything, and of what the stream has read
 	force := inForce{left: a.contracts}
 	sets := newBounds()
 	var before []*usageEvent
 	for i := range a.events {
 		e := a.events[i]
 		force.until(e.appended, func(contractRecord) { sets.change(force.now, len(counts) > 0) })
-		seen, ok := last[e.id]
-		if !ok || e.appended.After(seen) {
-			last[e.id] = e.appended
+		occurred := func(last map[string]time.Time) bool {
+			seen, ok := last[e.id]
+			if !ok || e.appended.After(seen) {
+				last[e.id] = e.appended
+			}
+			return ok && window > 0 && e.appended.Sub(seen) < window
 		}
-		if ok && window > 0 && e.appended.Sub(seen) < window {
+		past := before
+		repeated := occurred(all)
+		if repeated {
 			repeats++
-			continue
+		} else {
+			before = append(before, &a.events[i])
 		}
-		before = append(before, &a.events[i])
-		if e.unread {
+		if e.unread || occurred(read) {
 			continue
 		}
 
@@ -162,11 +168,15 @@ func (a *account) recount(window time.Duration, history bool) (counts map[string
 				c = &count{account: a.name, pack: pack}
 				counts[key] = c
 				if history {
-					c.begin(before[:len(before)-1], p, force.now)
+					c.begin(past, p, force.now)
 				}
 			}
 			c.period, c.version = p, force.now.version()
-			c.add(&e)
+			if repeated {
+				c.updated = max(c.updated, e.appended.UnixMicro())
+			} else {
+				c.add(&e)
+			}
 		}
 		zone := time.UTC
 		if force.now != nil {
