@@ -20,6 +20,7 @@ type graphCmd struct {
 	Ls      graphLsCmd      `cmd:"" help:"List the graph versions."`
 	Diff    graphDiffCmd    `cmd:"" help:"Say which persons merge and split between two versions, and tell callers."`
 	Explain graphExplainCmd `cmd:"" help:"Say why identifiers belong to one person."`
+	Load    graphLoadCmd    `cmd:"" help:"Load evidence of another source from a file."`
 }
 
 // bucketFlag names the bucket of the graph files.

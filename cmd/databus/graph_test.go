@@ -137,3 +137,63 @@ func TestGraph(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 }
+
+// Evidence of another source is loaded from a file, joins persons in the next graph, and can be replaced and withdrawn.
+func TestGraphLoad(t *testing.T) {
+	s := readyStack(t, schemas.IdentityGraphs, schemas.IdentityObservations, schemas.IdentityChanges, schemas.DatabusRecords, schemas.KeysEvents)
+	t.Setenv("XDG_CACHE_HOME", t.TempDir())
+	t.Setenv("DATABUS_BUCKET__URL", "file://"+t.TempDir())
+	t.Setenv("DATABUS_KEYS__FILE", filepath.Join(t.TempDir(), "keys.json"))
+	if _, err := seal.Generate(os.Getenv("DATABUS_KEYS__FILE")); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "links.csv")
+	write := func(lines string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(lines), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("id,mail,other,phone,relation,weight,first_seen\n" +
+		"1,anna@mail.example,a.smith@work.example,,,0.9,2020-01-31\n" +
+		"2,bert@mail.example,anna@mail.example,,,2,\n" + // no weight
+		"3,,,+1 202 555 0123,,1,\n" + // nothing to be together with
+		"4,dora@mail.example,no address,,,1,\n" +
+		"5,emil@mail.example,fred@mail.example,,sideways,1,\n" +
+		",emil@mail.example,fred@mail.example,,,1,\n" +
+		"7,emil@mail.example,fred@mail.example,,,1,2999-01-01\n" +
+		"8,gina@mail.example,hugo@mail.example,,together,0.6,2020-01-31T10:00:00Z\n")
+	loading := []string{"graph", "load", "--csv", file, "--source", "partner", "--id", "id", "--map", "email=mail", "--map", "email_2=other"}
+	r := s.run(t, append(loading, "--format", "json")...)
+	r.fails(t, 1, "6 lines of", "were refused")
+	var sum struct {
+		Lines, Loaded, Refused int
+		Problems               []string
+	}
+	if err := json.Unmarshal([]byte(r.out), &sum); err != nil || sum.Lines != 8 || sum.Loaded != 2 || sum.Refused != 6 || len(sum.Problems) != 6 {
+		t.Errorf("%v: %+v", err, sum)
+	}
+	if strings.Contains(r.out+r.err, "mail.example") || strings.Contains(r.out, "no address") {
+		t.Errorf("values are printed:\n%s%s", r.out, r.err)
+	}
+	if out := s.ok(t, "graph", "build", "g1"); !strings.HasPrefix(out, "graph g1: 2 persons, 8 identifiers") {
+		t.Error(out)
+	}
+	out := s.ok(t, "graph", "explain", "email=anna@mail.example", "email=a.smith@work.example", "--version", "g1")
+	if !strings.Contains(out, "source:partner/1  source partner, weight 0.9, first seen 2020-01-31") {
+		t.Error(out)
+	}
+	// Identifiers as explain prints them, and a withdrawal.
+	hash := func(b byte) string { return graph.Identifier{Kind: graph.MAID, Hash: [16]byte{b}}.Text() }
+	write("id,mail,other,identifiers,relation\n1,,,,withdrawn\n9,,," + hash(1) + " " + hash(2) + ",\n10,gina@mail.example,hugo@mail.example,,apart\n")
+	if out := s.ok(t, loading...); out != "3 of 3 lines loaded, 0 refused\n" {
+		t.Error(out)
+	}
+	// Gina and Hugo are two, each with both forms of the address.
+	if out := s.ok(t, "graph", "build", "g2"); !strings.HasPrefix(out, "graph g2: 3 persons, 6 identifiers") {
+		t.Error(out)
+	}
+	s.run(t, "graph", "explain", "email=anna@mail.example", "--version", "g2").fails(t, 1, "graph g2")
+	s.ok(t, "graph", "explain", hash(1), "--version", "g2")
+	s.run(t, "graph", "load", "--csv", file, "--source", "no name").fails(t, 2, "is no name of a source")
+}
