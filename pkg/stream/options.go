@@ -63,13 +63,13 @@ type Options struct {
 	StateFS  vfs.FS
 
 	// CommitInterval is how long a transaction collects, 10 ms or more; default 100 ms. As long as the brokers hold more behind it
-	// than it has read, it goes on, up to five times as long: what is read late anyway is written in fewer rows.
+	// than it has read, and than 10,000 records, it goes on, up to five times as long: what is read late anyway is written in fewer rows.
 	CommitInterval time.Duration
 	// WriteInterval is how long rows of committed transactions are collected before they are written to disk; default 1 s.
 	// What a crash loses of them is read again from the changelog, no more than about WriteRecords records (with derived stores:
 	// of the inputs as well). A row that changes in every transaction is written once.
 	WriteInterval      time.Duration
-	WriteRecords       int           // default 500,000
+	WriteRecords       int           // default 200,000
 	TransactionTimeout time.Duration // default 10 s; also how long a dead instance blocks its successors
 	SessionTimeout     time.Duration // default 10 s: after that the group gives a dead instance's partitions away
 	RebalanceTimeout   time.Duration // default 60 s
@@ -133,7 +133,7 @@ func (o *Options) complete() error {
 		o.MaxRows = 100_000
 	}
 	if o.WriteRecords == 0 {
-		o.WriteRecords = 500_000
+		o.WriteRecords = 200_000
 	}
 	if o.CacheBytes == 0 {
 		o.CacheBytes = 8 << 20

@@ -54,8 +54,12 @@ func (p *pace) size(left time.Duration) int {
 	return max(n, 1)
 }
 
-// catchUp is how many commit intervals a transaction may take while there is a backlog.
-const catchUp = 5
+// catchUp is how many commit intervals a transaction may take while there is a backlog: more than it has read, and more than a
+// poll brings in passing, which would only delay it.
+const (
+	catchUp    = 5
+	backlogMin = 10_000
+)
 
 // due says whether the open transaction has collected for long enough.
 func (r *Runtime) due() bool {
@@ -64,7 +68,7 @@ func (r *Runtime) due() bool {
 		return false
 	}
 	latest := r.begun.Add(min(catchUp*r.o.CommitInterval, r.o.TransactionTimeout/4))
-	if !now.Before(latest) || r.backlog() <= int64(r.records) {
+	if !now.Before(latest) || r.backlog() <= int64(max(r.records, backlogMin)) {
 		return true
 	}
 	r.deadline = now.Add(min(r.o.CommitInterval, latest.Sub(now)))

@@ -174,11 +174,11 @@ func TestPace(t *testing.T) {
 func TestDue(t *testing.T) {
 	const interval = time.Minute
 	r := &Runtime{o: Options{CommitInterval: interval, TransactionTimeout: time.Hour}, tasks: map[int32]*task{}, paused: map[int32]*pause{}}
-	r.status.high = map[topicPartition]int64{{in, 0}: 1000, {in, 1}: 1000}
+	r.status.high = map[topicPartition]int64{{in, 0}: 100_000, {in, 1}: 100_000}
 	for p := range int32(2) {
-		r.tasks[p] = &task{next: map[string]int64{in: 400}}
+		r.tasks[p] = &task{next: map[string]int64{in: 40_000}}
 	}
-	r.records = 1000
+	r.records = 100_000
 	check := func(what string, age time.Duration, want bool) {
 		t.Helper()
 		r.begun = time.Now().Add(-age)
@@ -200,9 +200,12 @@ func TestDue(t *testing.T) {
 	r.paused[1] = &pause{}
 	check("half of it waits for the registry", interval+time.Second, true)
 	delete(r.paused, 1)
-	r.records = 1200
+	r.records = 120_000
 	check("less is waiting than it has", interval+time.Second, true)
 	r.records = 1
+	r.tasks[0].next[in], r.tasks[1].next[in] = 95_000, 95_000
+	check("little is waiting, though more than it has", interval+time.Second, true)
+	r.tasks[0].next[in] = 0
 	r.o.TransactionTimeout = 4 * interval
 	check("a quarter of the transaction timeout is over", interval+time.Second, true)
 }
