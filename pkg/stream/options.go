@@ -69,7 +69,7 @@ type Options struct {
 	// What a crash loses of them is read again from the changelog, no more than about WriteRecords records (with derived stores:
 	// of the inputs as well). A row that changes in every transaction is written once.
 	WriteInterval      time.Duration
-	WriteRecords       int           // default 200,000
+	WriteRecords       int           // default 500,000
 	TransactionTimeout time.Duration // default 10 s; also how long a dead instance blocks its successors
 	SessionTimeout     time.Duration // default 10 s: after that the group gives a dead instance's partitions away
 	RebalanceTimeout   time.Duration // default 60 s
@@ -133,7 +133,7 @@ func (o *Options) complete() error {
 		o.MaxRows = 100_000
 	}
 	if o.WriteRecords == 0 {
-		o.WriteRecords = 200_000
+		o.WriteRecords = 500_000
 	}
 	if o.CacheBytes == 0 {
 		o.CacheBytes = 8 << 20
