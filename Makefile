@@ -60,7 +60,7 @@ check-modules: ## every module builds by itself, outside of the workspace
 
 .PHONY: prove-usage
 prove-usage: ## the usage half is killed 600 times, three brokers ten times, 200,000 events of history are added; a model of its own recomputes it
-	cd test && go test -tags servers -timeout 300m -count 1 -run TestProve ./usage -args -full
+	cd test && go test -tags servers,prove -timeout 300m -count 1 -v -run TestProve ./usage -args -full
 
 .PHONY: prove-ingest
 prove-ingest: ## two instances of ingest are killed 260 times under load; tables, evidence and answers must equal a model; precision and recall on FEBRL 4
@@ -68,7 +68,7 @@ prove-ingest: ## two instances of ingest are killed 260 times under load; tables
 
 .PHONY: prove-archive
 prove-archive: ## archivers are killed 300 times, S3 fails in 96 ways, all objects are made again: each offset is archived once
-	cd test && go test -tags servers -timeout 120m -count 1 -run 'TestProve|TestArchiverOnRealServers' ./archiver -args -full
+	cd test && go test -tags servers -timeout 120m -count 1 -v -run 'TestProve|TestArchiverOnRealServers' ./archiver -args -full
 
 .PHONY: prove-plaintext
 prove-plaintext: ## 1,000 subjects on real servers: nothing of theirs in any byte at rest, nothing of 100 shredded ones opens

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -35,6 +36,11 @@ func (c S3Config) Client() *s3.Client {
 		RequestChecksumCalculation: aws.RequestChecksumCalculationWhenSupported,
 		ResponseChecksumValidation: aws.ResponseChecksumValidationWhenSupported,
 	})
+}
+
+// BucketURL is the address of a bucket, or of a prefix in one ("bucket/prefix"), as pkg/blob opens it; the keys are not in it.
+func (c S3Config) BucketURL(bucket string) string {
+	return fmt.Sprintf("s3://%s?path_style=true&region=%s&endpoint=%s", bucket, c.Region, url.QueryEscape(c.Endpoint))
 }
 
 // S3Server is a versitygw process.

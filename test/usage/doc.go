@@ -6,7 +6,7 @@
 // A tenth of each proof runs with the other tests. Tests on real Kafka need the build tag servers. In full size, ending in
 // lines of figures:
 //
-//	go test -tags servers,prove -timeout 2h -count=1 -v -run TestProve ./test/usage -args -full
+//	make prove-usage
 //
 // Files: world_test.go brokers and programs; child_test.go processes; load_test.go the load; kill_test.go,
 // group_test.go, equivalence_test.go, history_test.go and, on real Kafka, real_test.go and brokers_test.go the proofs; figures_test.go what they

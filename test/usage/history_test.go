@@ -24,21 +24,21 @@ import (
 )
 
 func TestProveHistoryOnEmbedded(t *testing.T) {
-	proveHistory(t, onEmbedded(t), prove.Size(20_000, 200_000))
+	w := onEmbedded(t)
+	proveHistory(t, w, "file://"+filepath.Join(w.dir, "bucket"), prove.Size(20_000, 200_000))
 }
 
 // proveHistory lets an account have past events, most of them archived, some of those deleted from Kafka in the middle of a
 // file. The services begin there, with repeats across that place. Then its contract changes: it starts in the middle of a file,
 // and what came before counts as well. The worker is killed in three ways, the aggregator meanwhile, and events arrive all
 // the while. Everything must be what somebody counts who has seen all of it.
-func proveHistory(t *testing.T, w *world, past int) {
+func proveHistory(t *testing.T, w *world, bucket string, past int) {
 	ctx := t.Context()
 	w.window = 10 * time.Second
 	l := newPast(w, past)
 	l.contract(ctx, &event.Contract{Account: l.account, Version: 1, TimeZone: "UTC", StartsAt: l.at(past / 5),
 		Packs: []event.ContractPack{{Pack: "*", Period: event.PeriodTotal, Limit: int64(past)}, {Pack: "person", Period: event.PeriodCalendarMonth, Limit: 1000}}})
-	bucket := filepath.Join(w.dir, "bucket")
-	archiver := w.newInstance("archiver", "a", "bucket.url=file://"+bucket, "archiver.topics="+schemas.UsageEvents, fmt.Sprintf("archiver.max_records=%d", past/7),
+	archiver := w.newInstance("archiver", "a", "bucket.url="+bucket, "archiver.topics="+schemas.UsageEvents, fmt.Sprintf("archiver.max_records=%d", past/7),
 		"archiver.idle=1h", "archiver.max_record_time=1h")
 	must(t, archiver.start())
 	l.send(ctx, past)
@@ -48,7 +48,7 @@ func proveHistory(t *testing.T, w *world, past int) {
 
 	agg := w.newInstance(aggregator, "a", aggregator+".history.enabled=true")
 	lim := w.newInstance(limiter, "a")
-	worker := w.newInstance(usageHistory, "a", "bucket.url=file://"+bucket, usageHistory+".clock_slack=100ms", usageHistory+".retry_min=100ms", usageHistory+".retry_max=1s")
+	worker := w.newInstance(usageHistory, "a", "bucket.url="+bucket, usageHistory+".clock_slack=100ms", usageHistory+".retry_min=100ms", usageHistory+".retry_max=1s")
 	must(t, lim.start())
 	must(t, agg.start())
 	stop := l.background(ctx)

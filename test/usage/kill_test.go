@@ -13,17 +13,13 @@ import (
 	"databus/pkg/stream"
 	"databus/test/crash"
 	"databus/test/prove"
+	"databus/test/servers"
 )
 
 // points are the places between two steps of the protocol.
 var points = []string{string(stream.AfterFlush), string(stream.AfterEnd), string(stream.BeforeState), string(stream.InsideRestore)}
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	figures.print()
-	binaries.Remove()
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { servers.Main(m, figures.print, binaries.Remove) }
 
 func TestProveKillsOnEmbedded(t *testing.T) {
 	proveKills(t, onEmbedded(t), prove.Size(50, 500), prove.Size(1, 10))

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"os/exec"
 	"path/filepath"
 	"time"
@@ -67,7 +66,7 @@ func (o *ours) prepare(ctx context.Context, bucket string, n int) (*exec.Cmd, er
 	for _, s := range append([]string{
 		"kafka.brokers=" + b.addr, "registry.url=" + b.registry, "instance.id=bench", "instance.state_dir=" + b.path(fmt.Sprint("state-", n)),
 		"http.listen=", "log.level=warn", "archiver.idle=5s",
-		fmt.Sprintf("bucket.url=s3://%s?path_style=true&region=%s&endpoint=%s", bucket, b.store.Region, url.QueryEscape(b.store.Endpoint)),
+		"bucket.url=" + b.store.BucketURL(bucket),
 	}, b.o.Set...) {
 		args = append(args, "--set", s)
 	}
