@@ -17,7 +17,8 @@ type Binaries struct {
 }
 
 // Build builds the commands with these import paths that it has not built before, and returns the directory of all
-// binaries; a binary is named as the last element of its import path.
+// binaries; a binary is named as the last element of its import path. What only a debugger needs is left out: that halves the
+// time of the linker.
 func (b *Binaries) Build(imports ...string) (dir string, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -36,7 +37,7 @@ func (b *Binaries) Build(imports ...string) (dir string, err error) {
 	if len(missing) == 0 {
 		return b.dir, nil
 	}
-	if out, err := exec.Command("go", append([]string{"build", "-o", b.dir + "/"}, missing...)...).CombinedOutput(); err != nil {
+	if out, err := exec.Command("go", append([]string{"build", "-ldflags=-s -w", "-o", b.dir + "/"}, missing...)...).CombinedOutput(); err != nil {
 		return "", fmt.Errorf("building %v: %w\n%s", missing, err, out)
 	}
 	for _, i := range missing {
