@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/base64"
+	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -81,8 +82,9 @@ func canaryForms(subjects []subject) map[string]string {
 	return forms
 }
 
-// finder looks for many strings at once: by their first eight bytes, then as a whole.
+// finder looks for many strings at once: by their first two bytes, as that is quick, by their first eight, then as a whole.
 type finder struct {
+	first   [1 << 16]bool
 	byStart map[[8]byte][]string
 	forms   map[string]string
 	found   map[string]string // canary: where
@@ -92,6 +94,7 @@ type finder struct {
 func newFinder(subjects []subject) *finder {
 	f := &finder{byStart: map[[8]byte][]string{}, forms: canaryForms(subjects), found: map[string]string{}}
 	for form := range f.forms {
+		f.first[binary.BigEndian.Uint16([]byte(form))] = true
 		f.byStart[[8]byte([]byte(form))] = append(f.byStart[[8]byte([]byte(form))], form)
 	}
 	return f
@@ -100,6 +103,9 @@ func newFinder(subjects []subject) *finder {
 func (f *finder) look(where string, b []byte) {
 	f.bytes += int64(len(b))
 	for i := 0; i+8 <= len(b); i++ {
+		if !f.first[binary.BigEndian.Uint16(b[i:])] {
+			continue
+		}
 		for _, form := range f.byStart[[8]byte(b[i:i+8])] {
 			if bytes.HasPrefix(b[i:], []byte(form)) {
 				f.found[f.forms[form]] = fmt.Sprintf("%s, byte %d", where, i)
@@ -133,6 +139,19 @@ func (f *finder) tree(t testing.TB, dir string, control []byte) (files, seen int
 		t.Fatal(err)
 	}
 	return files, seen
+}
+
+func TestFinder(t *testing.T) {
+	s := newSubject()
+	for form, canary := range canaryForms([]subject{s}) {
+		f := newFinder([]subject{s})
+		b := make([]byte, 64)
+		rand.Read(b)
+		f.look("here", append(append(b, form...), b...))
+		if f.found[canary] != "here, byte 64" || len(f.found) != 1 {
+			t.Errorf("%q at byte 64: found %v", form, f.found)
+		}
+	}
 }
 
 // The whole on embedded parts, with a tenth of the subjects.

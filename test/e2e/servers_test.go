@@ -195,7 +195,7 @@ func (s *stack) empty(t *testing.T, c *cluster) {
 // flags tell the command where the servers are.
 func (s *stack) flags() []string {
 	return []string{"--external", "--brokers", s.kafka, "--registry", s.registry,
-		"--bucket-url", fmt.Sprintf("s3://%s/%s?path_style=true&region=%s&endpoint=%s", s.bucket, prefix, s.s3.Region, s.s3.Endpoint),
+		"--bucket-url", s.s3.BucketURL(s.bucket + "/" + prefix),
 		"--identity-url", "cassandra://" + s.cassandra + "?replication=1&timeout=60s"}
 }
 
