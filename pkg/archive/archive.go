@@ -10,7 +10,8 @@
 //
 // Failure: a value that breaks its schema gives ErrValue and leaves the Writer as it was; any other error of a Writer
 // makes the object worthless. A Reader gives ErrFormat for whatever is no complete, consistent object of this format.
-// Memory: a Writer holds one row group, a Reader a page per column.
+// Memory: a Writer holds one row group, encoded, a Reader a page per column. Where rows are sorted, both hold the records of one
+// row group beside that: 32 MiB and one record at most.
 package archive
 
 import (
@@ -28,6 +29,8 @@ var (
 	ErrValue = errors.New("value does not follow its schema")
 	// ErrSchema: a value schema has no columns in this format.
 	ErrSchema = errors.New("schema cannot be archived")
+	// ErrOrder: an object's rows cannot be sorted by a column: its schema has none of this name, or no order of it.
+	ErrOrder = errors.New("rows cannot be sorted by this column")
 	// ErrFormat: an object is not what this package writes, or is damaged.
 	ErrFormat = errors.New("not a valid archive object")
 )
@@ -66,6 +69,8 @@ type Footer struct {
 	EncoderVersion string
 	// MinTimestamp and MaxTimestamp are those of the rows, in milliseconds since 1970 UTC; zero when Rows is zero.
 	MinTimestamp, MaxTimestamp int64
+	// SortedBy names the column by which the rows of each row group are sorted, then by offset; empty: by offset alone.
+	SortedBy string
 }
 
 func (f *Footer) check() error {

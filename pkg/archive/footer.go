@@ -18,6 +18,7 @@ const (
 	keySchemaID     = "databus.archive.schema_id"
 	keyMinTimestamp = "databus.archive.min_timestamp"
 	keyMaxTimestamp = "databus.archive.max_timestamp"
+	keySortedBy     = "databus.archive.sorted_by"
 )
 
 // metadata lists the pairs in the order in which they are written.
@@ -37,6 +38,9 @@ func (f *Footer) metadata() [][2]string {
 		pairs = append(pairs,
 			[2]string{keyMinTimestamp, strconv.FormatInt(f.MinTimestamp, 10)},
 			[2]string{keyMaxTimestamp, strconv.FormatInt(f.MaxTimestamp, 10)})
+	}
+	if f.SortedBy != "" {
+		pairs = append(pairs, [2]string{keySortedBy, f.SortedBy})
 	}
 	return pairs
 }
@@ -70,6 +74,7 @@ func parseFooter(lookup func(string) (string, bool)) (f Footer, err error) {
 		f.MinTimestamp = number(keyMinTimestamp, 64)
 		f.MaxTimestamp = number(keyMaxTimestamp, 64)
 	}
+	f.SortedBy, _ = lookup(keySortedBy) // others have none
 	if err != nil {
 		return Footer{}, err
 	}

@@ -25,6 +25,9 @@ type Layout struct {
 	// KeyFilter: row groups have a bloom filter of _key. It pays where keys are many: for a topic keyed by record, but not
 	// for one keyed by account, of which each row group holds all.
 	KeyFilter bool `json:"key_filter"`
+	// SortBy names the column by which rows are sorted inside a row group, where the schema of an object has it: see Sortable.
+	// Empty is by offset alone.
+	SortBy string `json:"sort_by,omitempty"`
 }
 
 // layoutNames is the one form that this package writes.
@@ -72,6 +75,9 @@ func Freeze(ctx context.Context, bucket blob.Bucket, prefix string, l Layout) er
 	}
 	if frozen.KeyFilter != l.KeyFilter {
 		differs = append(differs, fmt.Sprintf("key_filter is %t, not %t", frozen.KeyFilter, l.KeyFilter))
+	}
+	if frozen.SortBy != l.SortBy {
+		differs = append(differs, fmt.Sprintf("sort_by is %q, not %q", frozen.SortBy, l.SortBy))
 	}
 	if len(differs) > 0 {
 		return fmt.Errorf("%w: in %s %s", ErrLayout, key, strings.Join(differs, ", "))

@@ -27,6 +27,10 @@ type Reader struct {
 	row    rowReader
 	last   int64
 	read   int64
+
+	order  *order // of a sorted object, whose row groups come in order of offsets only as a whole
+	sorter sorter // the current row group's records
+	sorted int    // rows of the sorter that Next has given
 }
 
 // Open opens the object under key and checks that its footer agrees with its name and its columns.
@@ -71,9 +75,13 @@ func NewReader(r io.ReaderAt, size int64) (_ *Reader, err error) {
 	if want := schema.parquetSchema(nil); !parquet.EqualNodes(want, file.Schema()) {
 		return nil, fmt.Errorf("%w: its columns are not those of its value schema", ErrFormat)
 	}
+	by, err := sortedBy(file, schema, footer.SortedBy)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrFormat, err)
+	}
 	return &Reader{
 		file: file, schema: schema, footer: footer, groups: file.RowGroups(), buffer: make([]parquet.Row, 64),
-		row: rowReader{columns: make([][]parquet.Value, metaLeaves+len(schema.leaves))}, last: footer.First - 1,
+		row: rowReader{columns: make([][]parquet.Value, metaLeaves+len(schema.leaves))}, last: footer.First - 1, order: by,
 	}, nil
 }
 
@@ -87,15 +95,13 @@ func (r *Reader) Schema() *Schema { return r.schema }
 // Next, except the header values and the key, which may be kept.
 func (r *Reader) Next() (rec Record, err error) {
 	defer recovered(&err)
-	for r.at == r.n {
-		if err := r.fill(); err != nil {
-			return Record{}, err
-		}
+	if r.order != nil {
+		rec, err = r.nextSorted()
+	} else {
+		rec, _, err = r.nextRow()
 	}
-	rec, err = r.row.record(r.schema, r.buffer[r.at], r.footer.Partition)
-	r.at++
 	if err != nil {
-		return Record{}, fmt.Errorf("%w: row %d: %w", ErrFormat, r.read, err)
+		return Record{}, err
 	}
 	if rec.Offset <= r.last || rec.Offset >= r.footer.Next {
 		return Record{}, fmt.Errorf("%w: row %d has offset %d after %d in the range [%d, %d)",
@@ -104,6 +110,21 @@ func (r *Reader) Next() (rec Record, err error) {
 	r.last = rec.Offset
 	r.read++
 	return rec, nil
+}
+
+// nextRow gives the row that follows in the file.
+func (r *Reader) nextRow() (rec Record, row parquet.Row, err error) {
+	for r.at == r.n {
+		if err := r.fill(); err != nil {
+			return Record{}, nil, err
+		}
+	}
+	row = r.buffer[r.at]
+	r.at++
+	if rec, err = r.row.record(r.schema, row, r.footer.Partition); err != nil {
+		return Record{}, nil, fmt.Errorf("%w: row %d: %w", ErrFormat, r.read, err)
+	}
+	return rec, row, nil
 }
 
 func (r *Reader) fill() error {
@@ -132,7 +153,7 @@ func (r *Reader) fill() error {
 
 // Close frees the reader's buffers.
 func (r *Reader) Close() error {
-	r.groups = nil
+	r.groups, r.sorter = nil, sorter{}
 	if r.rows == nil {
 		return nil
 	}

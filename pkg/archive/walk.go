@@ -24,16 +24,20 @@ var (
 // so the size of a record alone does not bound them.
 const maxValues = 4 << 20
 
-// rows collects values by leaf column; without columns it only counts and checks.
+// rows collects values by leaf column; without columns it only counts and checks, and notes the value of one leaf.
 type rows struct {
 	columns [][]parquet.Value
 	count   int // of the current record's values
+	leaf    int
+	value   parquet.Value // of the leaf
 }
 
 func (r *rows) put(leaf int, v parquet.Value) {
 	r.count++
 	if r.columns != nil {
 		r.columns[leaf] = append(r.columns[leaf], v)
+	} else if leaf == r.leaf {
+		r.value = v
 	}
 }
 

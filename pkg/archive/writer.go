@@ -21,7 +21,8 @@ const (
 	batchRows      = 512
 	batchBytes     = 1 << 20
 	recordOverhead = 32
-	filterBits     = 10 // per key: one lookup in a hundred is in vain
+	filterBits     = 10   // per key: one lookup in a hundred is in vain
+	sortedPageRows = 4096 // of the column that rows are sorted by: readers that look for a value of it skip such pages of rows
 )
 
 // Range names what a Writer is to write: the range begins at First and ends where Close says.
@@ -32,6 +33,8 @@ type Range struct {
 	SchemaID  int
 	// KeyFilter adds a bloom filter of the keys to each row group: see Layout.
 	KeyFilter bool
+	// SortBy names the column by which the rows of a row group are sorted, one that is Sortable; empty is _offset.
+	SortBy string
 }
 
 // Writer writes one object: Append and DeadLetter in the order of the offsets, then Close.
@@ -51,6 +54,10 @@ type Writer struct {
 	group   int // bytes in the current row group
 	last    int64
 	failed  error
+
+	order  *order // nil: rows are written as they come
+	sorter sorter // the current row group's records; only with an order
+	page   int    // rows in the current page of the order's column
 }
 
 // NewWriter begins an object. A Writer is used once: the library's own Reset writes files that other readers refuse.
@@ -61,14 +68,21 @@ func NewWriter(to io.Writer, schema *Schema, r Range) (*Writer, error) {
 	if r.Partition < 0 || r.First < 0 {
 		return nil, fmt.Errorf("writing archive object: partition %d, first offset %d", r.Partition, r.First)
 	}
+	var by *order
+	if r.SortBy != "" {
+		var err error
+		if by, err = schema.order(r.SortBy); err != nil {
+			return nil, fmt.Errorf("writing archive object: %w", err)
+		}
+	}
 	leaves := metaLeaves + len(schema.leaves)
 	return &Writer{
-		schema: schema, to: to, keyFilter: r.KeyFilter, last: r.First - 1,
+		schema: schema, to: to, keyFilter: r.KeyFilter, last: r.First - 1, order: by,
 		batch: rows{columns: make([][]parquet.Value, leaves)}, marks: make([]int, leaves),
 		partition: parquet.Int32Value(r.Partition).Level(0, 0, leafPartition),
 		footer: Footer{
 			Topic: r.Topic, Partition: r.Partition, First: r.First, Schema: schema.text, SchemaID: r.SchemaID,
-			EncoderVersion: EncoderVersion,
+			EncoderVersion: EncoderVersion, SortedBy: r.SortBy,
 		},
 	}, nil
 }
@@ -79,7 +93,12 @@ func (w *Writer) open() error {
 	if w.keyFilter {
 		filters = append(filters, parquet.SplitBlockFilter(filterBits, metaColumns[leafKey]))
 	}
+	var sorted []parquet.SortingColumn
+	if w.order != nil {
+		sorted = append(sorted, w.order.sortingColumn())
+	}
 	w.out = parquet.NewGenericWriter[any](w.to, w.schema.parquetSchema(w.unique()),
+		parquet.SortingWriterConfig(parquet.SortingColumns(sorted...)),
 		parquet.BloomFilters(filters...),
 		parquet.CreatedBy("databus-archive", "2", "2"),
 		parquet.Compression(&zstd.Codec{Level: zstd.SpeedFastest, Concurrency: 1}),
@@ -129,7 +148,11 @@ func (w *Writer) Append(r *Record) error {
 	if err := w.next(r.Offset); err != nil {
 		return err
 	}
-	if err := w.append(r); err != nil {
+	take := w.append
+	if w.order != nil {
+		take = w.hold
+	}
+	if err := take(r); err != nil {
 		return fmt.Errorf("archiving offset %d: %w", r.Offset, err)
 	}
 	w.last = r.Offset
@@ -139,25 +162,49 @@ func (w *Writer) Append(r *Record) error {
 	w.footer.MinTimestamp = min(w.footer.MinTimestamp, r.Timestamp)
 	w.footer.MaxTimestamp = max(w.footer.MaxTimestamp, r.Timestamp)
 	w.footer.Rows++
-	w.pending++
 	w.group += r.size()
+	if w.order == nil {
+		w.failed = w.flushFull()
+	}
+	if w.failed == nil && w.group >= rowGroupBytes {
+		w.failed = w.endGroup()
+	}
+	return w.failed
+}
+
+// flushFull writes the batch when it is large enough.
+func (w *Writer) flushFull() error {
 	enough := batchRows
 	if w.out == nil {
 		enough = sampleRows
 	}
-	if w.pending >= enough || len(w.arena) >= batchBytes || w.group >= rowGroupBytes {
-		if w.failed = w.flushBatch(); w.failed != nil {
-			return w.failed
-		}
-	}
-	if w.group >= rowGroupBytes {
-		w.group = 0
-		if err := w.out.Flush(); err != nil {
-			w.failed = fmt.Errorf("writing row group: %w", err)
-			return w.failed
-		}
+	if w.pending >= enough || len(w.arena) >= batchBytes {
+		return w.flushBatch()
 	}
 	return nil
+}
+
+// endGroup writes what is left of the row group, and ends it.
+func (w *Writer) endGroup() error {
+	w.group = 0
+	if err := w.flushGroup(); err != nil {
+		return err
+	}
+	if err := w.out.Flush(); err != nil {
+		return fmt.Errorf("writing row group: %w", err)
+	}
+	return nil
+}
+
+// flushGroup writes what is held or in the batch.
+func (w *Writer) flushGroup() error {
+	if w.order != nil {
+		if err := w.release(); err != nil {
+			return err
+		}
+	}
+	w.page = 0
+	return w.flushBatch()
 }
 
 // DeadLetter counts a record of the range that is not in the object.
@@ -182,7 +229,7 @@ func (w *Writer) Close(next int64) (Footer, error) {
 	if err := w.footer.check(); err != nil {
 		return Footer{}, fmt.Errorf("closing archive object: %w", err)
 	}
-	if w.failed = w.flushBatch(); w.failed != nil {
+	if w.failed = w.flushGroup(); w.failed != nil {
 		return Footer{}, w.failed
 	}
 	for _, pair := range w.footer.metadata() {
@@ -211,13 +258,18 @@ func (w *Writer) append(r *Record) (err error) {
 	}
 	arena := len(w.arena)
 	defer func() {
-		if err != nil {
+		if err == nil {
+			w.pending++
+		} else {
 			w.arena = w.arena[:arena]
 			for i := range w.batch.columns {
 				w.batch.columns[i] = w.batch.columns[i][:w.marks[i]]
 			}
 		}
 	}()
+	if err := checkHeaders(r); err != nil {
+		return err
+	}
 	w.batch.put(leafPartition, w.partition)
 	w.batch.put(leafOffset, parquet.Int64Value(r.Offset).Level(0, 0, leafOffset))
 	w.batch.put(leafTimestamp, parquet.Int64Value(r.Timestamp).Level(0, 0, leafTimestamp))
@@ -227,21 +279,69 @@ func (w *Writer) append(r *Record) (err error) {
 		w.batch.put(leafHeaderValue, noHeaderValue)
 	}
 	for i, h := range r.Headers {
-		if !utf8.ValidString(h.Key) {
-			return fmt.Errorf("%w: the name of header %d is not UTF-8", ErrValue, i)
-		}
 		rep := min(i, 1)
 		w.batch.put(leafHeaderKey, parquet.ByteArrayValue(w.keep([]byte(h.Key))).Level(rep, 1, leafHeaderKey))
 		w.putBytes(leafHeaderValue, h.Value, rep, 2)
 	}
-	if r.Value != nil {
-		w.batch.put(leafTombstone, noTombstone)
-	} else {
+	if r.Value == nil {
 		w.batch.put(leafTombstone, tombstone)
 		w.schema.root.writeNull(&w.batch, 0, 0)
 		return nil
 	}
+	w.batch.put(leafTombstone, noTombstone)
 	return w.schema.write(&w.batch, w.keep(r.Value))
+}
+
+func checkHeaders(r *Record) error {
+	for i, h := range r.Headers {
+		if !utf8.ValidString(h.Key) {
+			return fmt.Errorf("%w: the name of header %d is not UTF-8", ErrValue, i)
+		}
+	}
+	return nil
+}
+
+// hold checks a record as append does, and keeps it until its row group is full.
+func (w *Writer) hold(r *Record) error {
+	if err := checkHeaders(r); err != nil {
+		return err
+	}
+	place := w.sorter.keep(r)
+	var kept Record
+	w.sorter.read(place, &kept)
+	found := rows{leaf: w.order.leaf}
+	if kept.Value != nil {
+		if err := w.schema.write(&found, kept.Value); err != nil {
+			w.sorter.forget(place)
+			return err
+		}
+	}
+	place.key = found.value
+	switch {
+	case w.order.leaf == leafKey && kept.Key != nil:
+		place.key = parquet.ByteArrayValue(kept.Key)
+	case w.order.leaf == leafTimestamp:
+		place.key = parquet.Int64Value(kept.Timestamp)
+	}
+	w.sorter.rows = append(w.sorter.rows, place)
+	return nil
+}
+
+// release writes the held records in their order.
+func (w *Writer) release() error {
+	w.sorter.sort(w.order.compare)
+	var r Record
+	for _, place := range w.sorter.rows {
+		w.sorter.read(place, &r)
+		if err := w.append(&r); err != nil {
+			return fmt.Errorf("sorting offset %d: %v", r.Offset, err) // no ErrValue: hold has checked the record
+		}
+		if err := w.flushFull(); err != nil {
+			return err
+		}
+	}
+	w.sorter.reset()
+	return nil
 }
 
 // putBytes writes bytes, or null one definition level lower.
@@ -275,6 +375,14 @@ func (w *Writer) flushBatch() error {
 		}
 		clear(values)
 		w.batch.columns[i] = values[:0]
+	}
+	if w.order != nil {
+		if w.page += w.pending; w.page >= sortedPageRows {
+			w.page = 0
+			if err := w.columns[w.order.leaf].Flush(); err != nil {
+				return fmt.Errorf("writing a page of column %s: %w", w.order.column, err)
+			}
+		}
 	}
 	w.pending, w.arena = 0, w.arena[:0]
 	if cap(w.arena) > 4*batchBytes { // one huge record must not stay for the rest of the file

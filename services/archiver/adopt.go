@@ -1,6 +1,7 @@
 package archiver
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -17,45 +18,73 @@ import (
 // with the topic's records, offset by offset; what it lacks are its dead letters.
 type adoption struct {
 	key    string
-	file   *os.File
 	size   int64
 	sha    []byte
 	footer archive.Footer
-	reader *archive.Reader
-	row    int64 // offset of the reader's current row; -1 at the end
+	rows   []run // of its rows, those that have not been met; the topic's holes lie between
 }
 
-// adopt fetches the object under key into a local file and checks it against its name and itself.
-func (a *Archiver) adopt(ctx context.Context, p *partition, key string) (_ *adoption, err error) {
+// run is a range of offsets, to not in it.
+type run struct{ from, to int64 }
+
+// adopt fetches the object under key into a local file, checks it against its name and itself, and notes the offsets of its
+// rows. It is nil if it is the same as own, by checksum. Workers bound how many objects are read at the same time, which takes
+// memory where they are sorted; what is noted for all partitions is little.
+func (a *Archiver) adopt(ctx context.Context, p *partition, key string, own []byte) (*adoption, error) {
 	ad := &adoption{key: key}
 	body, _, err := a.bucket.Get(ctx, key)
 	if err != nil {
 		return nil, fmt.Errorf("adopting: %w", err)
 	}
 	defer body.Close()
-	if ad.file, err = os.OpenFile(p.objectPath(a.spoolDir)+".adopted", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600); err != nil {
+	file, err := os.OpenFile(p.objectPath(a.spoolDir)+".adopted", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
 		return nil, fmt.Errorf("adopting: %w", err)
 	}
 	defer func() {
-		if err != nil {
-			ad.close()
-		}
+		file.Close()
+		os.Remove(file.Name()) // if it stays, the next start removes it
 	}()
 	sum := sha256.New()
-	if ad.size, err = io.Copy(io.MultiWriter(ad.file, sum), body); err != nil {
+	if ad.size, err = io.Copy(io.MultiWriter(file, sum), body); err != nil {
 		return nil, fmt.Errorf("adopting object %q: %w", key, err)
 	}
-	ad.sha = sum.Sum(nil)
-	if ad.reader, err = archive.NewReader(ad.file, ad.size); errors.Is(err, archive.ErrFormat) {
+	if ad.sha = sum.Sum(nil); bytes.Equal(ad.sha, own) {
+		return nil, nil
+	}
+	if err := ad.read(file); errors.Is(err, archive.ErrFormat) {
 		return nil, invalid(key, err)
 	} else if err != nil {
 		return nil, fmt.Errorf("adopting object %q: %w", key, err)
 	}
-	ad.footer = ad.reader.Footer()
 	if f := ad.footer; f.Topic != p.topic || f.Partition != p.id || f.First != p.first {
 		return nil, invalid(key, fmt.Errorf("its footer says topic %s, partition %d, first offset %d", f.Topic, f.Partition, f.First))
 	}
-	return ad, ad.advance()
+	return ad, nil
+}
+
+// read reads the object to its end.
+func (ad *adoption) read(file *os.File) error {
+	r, err := archive.NewReader(file, ad.size)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	ad.footer = r.Footer()
+	for {
+		rec, err := r.Next()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if n := len(ad.rows); n > 0 && ad.rows[n-1].to == rec.Offset {
+			ad.rows[n-1].to++
+		} else {
+			ad.rows = append(ad.rows, run{rec.Offset, rec.Offset + 1})
+		}
+	}
 }
 
 // invalid stops the partition for an object that nobody may replace.
@@ -64,37 +93,33 @@ func invalid(key string, err error) error {
 		"objects are never replaced: look at it, move it away by hand, and restart", key, err)}
 }
 
-func (ad *adoption) advance() error {
-	rec, err := ad.reader.Next()
-	switch {
-	case err == io.EOF:
-		ad.row = -1
-		return nil
-	case errors.Is(err, archive.ErrFormat):
-		return invalid(ad.key, err)
-	case err != nil:
-		return err
+// row is the offset of the next row that has not been met; -1 is none.
+func (ad *adoption) row() int64 {
+	if len(ad.rows) == 0 {
+		return -1
 	}
-	ad.row = rec.Offset
-	return nil
+	return ad.rows[0].from
 }
 
 // take compares one of the topic's records: it is the object's next row, or a dead letter, which is spooled.
 func (ad *adoption) take(rec *archive.Record, dead *spool) error {
-	if ad.row >= 0 && ad.row < rec.Offset {
-		return invalid(ad.key, fmt.Errorf("it has a row of offset %d, which the topic has not", ad.row))
+	switch row := ad.row(); {
+	case row >= 0 && row < rec.Offset:
+		return invalid(ad.key, fmt.Errorf("it has a row of offset %d, which the topic has not", row))
+	case row != rec.Offset:
+		return dead.Append(rec)
 	}
-	if ad.row == rec.Offset {
-		return ad.advance()
+	if ad.rows[0].from++; ad.rows[0].from == ad.rows[0].to {
+		ad.rows = ad.rows[1:]
 	}
-	return dead.Append(rec)
+	return nil
 }
 
 // finish checks the sums once all records of the range were taken.
 func (ad *adoption) finish(dead *spool) (*object, error) {
-	if ad.row >= 0 || dead.Records != ad.footer.DeadLetters {
+	if ad.row() >= 0 || dead.Records != ad.footer.DeadLetters {
 		return nil, invalid(ad.key, fmt.Errorf("the topic has %d records of its range that are no rows, its footer counts %d dead letters, the next row is %d",
-			dead.Records, ad.footer.DeadLetters, ad.row))
+			dead.Records, ad.footer.DeadLetters, ad.row()))
 	}
 	o := &object{key: ad.key, size: ad.size, sha: ad.sha, footer: ad.footer, put: true, dead: map[int64]string{}}
 	err := dead.Each(func(rec *archive.Record) error {
@@ -104,24 +129,16 @@ func (ad *adoption) finish(dead *spool) (*object, error) {
 	return o, err
 }
 
-func (ad *adoption) close() {
-	if ad.reader != nil {
-		ad.reader.Close()
-	}
-	if ad.file != nil {
-		ad.file.Close()
-		os.Remove(ad.file.Name())
-	}
-}
-
 // freeze makes sure, once, that the topic's objects have been written with the settings of today.
 func (a *Archiver) freeze(ctx context.Context, topic string) error {
 	if _, done := a.frozen.Load(topic); done {
 		return nil
 	}
-	err := archive.Freeze(ctx, a.bucket, a.cfg.Prefix, archive.NewLayout(topic, slices.Contains(a.cfg.KeyFilters, topic)))
+	layout := archive.NewLayout(topic, slices.Contains(a.cfg.KeyFilters, topic))
+	layout.SortBy = a.cfg.sortBy(topic)
+	err := archive.Freeze(ctx, a.bucket, a.cfg.Prefix, layout)
 	if errors.Is(err, archive.ErrLayout) {
-		return &stop{fmt.Sprintf("%v; set archiver.key_filters as it was, or archive the topic below another prefix", err)}
+		return &stop{fmt.Sprintf("%v; set archiver.key_filters and archiver.sort_by as they were, or archive the topic below another prefix", err)}
 	}
 	if err != nil {
 		return err
@@ -146,14 +163,7 @@ func (a *Archiver) upload(ctx context.Context, p *partition, o *object) (*adopti
 	if !errors.Is(err, blob.ErrExists) {
 		return nil, err
 	}
-	ad, err := a.adopt(ctx, p, o.key)
-	if err != nil {
-		return nil, err
-	}
-	if string(ad.sha) == string(o.sha) {
-		ad.close()
-		o.put = true
-		return nil, nil
-	}
-	return ad, nil
+	ad, err := a.adopt(ctx, p, o.key, o.sha)
+	o.put = err == nil && ad == nil
+	return ad, err
 }

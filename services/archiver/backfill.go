@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/twmb/franz-go/pkg/kadm"
@@ -56,6 +57,7 @@ type hole struct {
 func (b Backfill) Run(ctx context.Context) (sum Backfilled, err error) {
 	cfg := b.Config
 	cfg.Topics, cfg.Patterns = []string{b.Topic}, nil
+	cfg.SortBy = slices.DeleteFunc(slices.Clone(cfg.SortBy), func(s string) bool { return !strings.HasPrefix(s, b.Topic+"=") })
 	a, err := Open(cfg, b.Parts)
 	if err != nil {
 		return sum, err

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
+	"strings"
 	"time"
 
 	"databus/pkg/archive"
@@ -16,11 +18,12 @@ type Config struct {
 	Patterns      []string      `doc:"Patterns of further topics, such as audit.*; those that are compacted or have no dead-letter topic are left out."`
 	Prefix        string        `doc:"Put before every object's name. Changing it for a topic that is archived already splits its archive."`
 	KeyFilters    []string      `doc:"Topics whose objects get a bloom filter of their keys. Frozen with the topic's first object, in _layout.json."`
+	SortBy        []string      `doc:"TOPIC=COLUMN: the topic's rows are sorted by this column inside each row group, so that engines skip pages when they look for one of its values: a field of the value (a.b inside a record), _key or _timestamp. Objects whose schema has no such column are sorted by offset alone, as all others are. Frozen with the topic's first object, in _layout.json."`
 	MaxRecords    int           `doc:"Records after which an object is cut."`
 	MaxBytes      int64         `doc:"Bytes of keys, headers and values, uncompressed, after which an object is cut."`
 	MaxRecordTime time.Duration `doc:"Span of record timestamps after which an object is cut."`
 	Idle          time.Duration `doc:"Time without a new record after which an object is cut."`
-	Workers       int           `doc:"Objects that are encoded and uploaded at the same time."`
+	Workers       int           `doc:"Objects that are encoded and uploaded at the same time. Each takes the memory of a row group, and 32 MiB more where rows are sorted."`
 	PutTimeout    time.Duration `doc:"Longest time for one upload; then it is tried again. At most 5m."`
 	RetryMax      time.Duration `doc:"Longest pause between two attempts while the bucket or the registry is out of order."`
 	// SessionTimeout and TransactionTimeout decide how soon others take over from an instance that died.
@@ -53,6 +56,55 @@ func Default() Config {
 	}
 }
 
+// sortBy is the column by which a topic's rows are sorted; empty is none.
+func (c Config) sortBy(topic string) string {
+	for _, s := range c.SortBy {
+		if name, column, _ := strings.Cut(s, "="); name == topic {
+			return column
+		}
+	}
+	return ""
+}
+
+// checkSortBy refuses topics that are not archived, and columns that the catalogue's schema does not have. What other topics have is
+// known only when they are archived.
+func (c Config) checkSortBy() (errs []error) {
+	seen := map[string]bool{}
+	for _, s := range c.SortBy {
+		name, column, ok := strings.Cut(s, "=")
+		topic, known := schemas.Lookup(name)
+		switch {
+		case !ok || name == "" || column == "":
+			errs = append(errs, fmt.Errorf("sort_by: %q is not of the form TOPIC=COLUMN", s))
+		case seen[name]:
+			errs = append(errs, fmt.Errorf("sort_by: %s is named twice: rows are sorted by one column", name))
+		case !slices.Contains(c.Topics, name) && !c.matches(name):
+			errs = append(errs, fmt.Errorf("sort_by: topic %s is not archived: name it in topics, or leave it out", name))
+		case known && topic.Schema != "":
+			schema, err := archive.Compile(topic.AvroSchema())
+			if err == nil {
+				err = schema.Sortable(column)
+			}
+			if err != nil {
+				errs = append(errs, fmt.Errorf("sort_by: topic %s: %w", name, err))
+			}
+		}
+		seen[name] = true
+	}
+	return errs
+}
+
+// matches tells whether a pattern takes a topic. Kafka's own and dead letters are never taken.
+func (c Config) matches(name string) bool {
+	if strings.HasPrefix(name, "_") || strings.HasSuffix(name, deadLetterSuffix) {
+		return false
+	}
+	return slices.ContainsFunc(c.Patterns, func(pattern string) bool {
+		ok, err := path.Match(pattern, name)
+		return ok && err == nil
+	})
+}
+
 // Validate returns everything that is wrong, joined.
 func (c Config) Validate() error {
 	var errs []error
@@ -79,6 +131,7 @@ func (c Config) Validate() error {
 		check(topic.Schema != "", "topics: %s has no schema", name)
 		check(topic.DeadLetters, "topics: %s has no dead-letter topic", name)
 	}
+	errs = append(errs, c.checkSortBy()...)
 	check(c.MaxRecords > 0 && c.MaxRecords <= 100_000_000, "max_records: %d is not in 1 to 100,000,000", c.MaxRecords)
 	check(c.MaxBytes > 0 && c.MaxBytes <= 4<<30, "max_bytes: %d is not in 1 to 4 GiB", c.MaxBytes)
 	check(c.MaxRecordTime > 0, "max_record_time: %v is not above 0", c.MaxRecordTime)

@@ -82,6 +82,7 @@ func (a *Archiver) encode(ctx context.Context, p *partition) (_ *object, err err
 	sum := sha256.New()
 	w, err := archive.NewWriter(io.MultiWriter(o.file, sum), fs.schema, archive.Range{
 		Topic: p.topic, Partition: p.id, First: p.first, SchemaID: fs.id, KeyFilter: slices.Contains(a.cfg.KeyFilters, p.topic),
+		SortBy: a.sortBy(p.topic, fs),
 	})
 	if err != nil {
 		return nil, err
@@ -106,6 +107,24 @@ func (a *Archiver) encode(ctx context.Context, p *partition) (_ *object, err err
 	}
 	o.sha = sum.Sum(nil)
 	return o, nil
+}
+
+// sortBy is the column that an object's rows are sorted by: the topic's, if the object's schema has it. Schemas come and go
+// without the archive's leave, so an object is not refused for its order.
+func (a *Archiver) sortBy(topic string, fs *fileSchemas) string {
+	column := a.cfg.sortBy(topic)
+	if column == "" {
+		return ""
+	}
+	err := fs.schema.Sortable(column)
+	if err == nil {
+		return column
+	}
+	if _, said := a.unsorted.LoadOrStore(fmt.Sprintf("%s/%d", topic, fs.id), true); !said && fs.id != 0 {
+		a.Log.Warn("objects are not sorted: their schema has not the column of archiver.sort_by; register a schema that has it, "+
+			"or archive the topic below another prefix with another column", "topic", topic, "column", column, "schema_id", fs.id, "error", err)
+	}
+	return ""
 }
 
 // append writes one record, or says why it is a dead letter.

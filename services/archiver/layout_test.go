@@ -29,7 +29,7 @@ func TestLayoutIsFrozen(t *testing.T) {
 	w.produce(w.usageRecords(50), 0)
 	health := service.NewHealth()
 	r = w.start("a", nil, withHealth(health))
-	stuck(t, health, "key_filter is false, not true; set archiver.key_filters as it was")
+	stuck(t, health, "key_filter is false, not true; set archiver.key_filters and archiver.sort_by as they were")
 	r.stop(t)
 	if now, _, err := blob.ReadAll(t.Context(), w.bucket, key, 1000); err != nil || string(now) != string(was) {
 		t.Errorf("the layout became %s, %v", now, err)

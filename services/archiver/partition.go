@@ -139,10 +139,7 @@ func (p *partition) dropObject() {
 		p.object.close()
 		p.object = nil
 	}
-	if p.adopt != nil {
-		p.adopt.close()
-		p.adopt = nil
-	}
+	p.adopt = nil
 }
 
 func (p *partition) close() {

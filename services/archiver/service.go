@@ -100,6 +100,7 @@ type Archiver struct {
 	metrics  *metrics
 	compiled sync.Map // topic/id -> *archive.Schema
 	frozen   sync.Map // topics whose layout is known to be this one's
+	unsorted sync.Map // topic/schema id: objects that could not be sorted, and it was said
 
 	chain       *history.Manifest // where old objects go
 	expired     time.Time         // when expire looked last
@@ -347,7 +348,6 @@ func (a *Archiver) prepare(ctx context.Context, p *partition) error {
 		"object", adopted.key, "first", adopted.footer.First, "next", adopted.footer.Next)
 	a.metrics.adoptions.Inc()
 	if err := a.rewind(p); err != nil {
-		adopted.close()
 		return err
 	}
 	p.adopt = adopted

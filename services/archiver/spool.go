@@ -47,16 +47,10 @@ func newSpool(path string) (*spool, error) {
 // Append adds a record.
 func (s *spool) Append(r *archive.Record) error {
 	b := append(s.frame[:0], make([]byte, 8)...)
-	b = binary.AppendVarint(b, r.Offset)
-	b = binary.AppendVarint(b, r.Timestamp)
-	b = appendNullable(b, r.Key)
-	b = binary.AppendUvarint(b, uint64(len(r.Headers)))
+	b = archive.AppendFrame(b, r)
 	for _, h := range r.Headers {
-		b = appendNullable(b, []byte(h.Key))
-		b = appendNullable(b, h.Value)
 		s.Bytes += int64(len(h.Key) + len(h.Value))
 	}
-	b = appendNullable(b, r.Value)
 	binary.LittleEndian.PutUint32(b, uint32(len(b)-8))
 	binary.LittleEndian.PutUint32(b[4:], crc32.Checksum(b[8:], castagnoli))
 	s.frame = b
@@ -105,7 +99,7 @@ func (s *spool) Each(fn func(*archive.Record) error) error {
 		if crc32.Checksum(frame, castagnoli) != binary.LittleEndian.Uint32(head[4:]) {
 			return fmt.Errorf("reading spool: record %d: %w", n, errSpool)
 		}
-		parse(frame, &rec)
+		archive.ReadFrame(frame, &rec) // its checksum was right: only Append can have written it
 		if err := fn(&rec); err != nil {
 			return err
 		}
@@ -130,41 +124,4 @@ func (s *spool) Reset() error {
 func (s *spool) Close() {
 	s.file.Close()
 	os.Remove(s.file.Name()) // if it stays, the next start removes it
-}
-
-// appendNullable writes 0 for nil, else the length plus one and the bytes.
-func appendNullable(dst, b []byte) []byte {
-	if b == nil {
-		return append(dst, 0)
-	}
-	return append(binary.AppendUvarint(dst, uint64(len(b))+1), b...)
-}
-
-// parse reads a frame whose checksum was right, so that only its own code can have written it.
-func parse(frame []byte, rec *archive.Record) {
-	signed := func() int64 {
-		n, size := binary.Varint(frame)
-		frame = frame[size:]
-		return n
-	}
-	unsigned := func() uint64 {
-		n, size := binary.Uvarint(frame)
-		frame = frame[size:]
-		return n
-	}
-	nullable := func() []byte {
-		n := unsigned()
-		if n == 0 {
-			return nil
-		}
-		b := frame[: n-1 : n-1]
-		frame = frame[n-1:]
-		return b
-	}
-	rec.Offset, rec.Timestamp, rec.Key = signed(), signed(), nullable()
-	rec.Headers = rec.Headers[:0]
-	for range unsigned() {
-		rec.Headers = append(rec.Headers, archive.Header{Key: string(nullable()), Value: nullable()})
-	}
-	rec.Value = nullable()
 }

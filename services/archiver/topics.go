@@ -3,7 +3,6 @@ package archiver
 import (
 	"context"
 	"fmt"
-	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,7 +26,7 @@ func (a *Archiver) resolve(ctx context.Context, admin *kadm.Client) (topics []st
 	}
 	var present []string
 	for _, name := range details.Names() {
-		if slices.Contains(a.cfg.Topics, name) || a.matches(name) {
+		if slices.Contains(a.cfg.Topics, name) || a.cfg.matches(name) {
 			present = append(present, name)
 		}
 	}
@@ -75,17 +74,6 @@ func (a *Archiver) resolve(ctx context.Context, admin *kadm.Client) (topics []st
 	}
 	slices.Sort(topics)
 	return topics, retention, left, nil
-}
-
-// matches tells whether a pattern takes a topic. Kafka's own and dead letters are never taken.
-func (a *Archiver) matches(name string) bool {
-	if strings.HasPrefix(name, "_") || strings.HasSuffix(name, deadLetterSuffix) {
-		return false
-	}
-	return slices.ContainsFunc(a.cfg.Patterns, func(pattern string) bool {
-		ok, err := path.Match(pattern, name)
-		return ok && err == nil
-	})
 }
 
 const deadLetterSuffix = ".dlq"
