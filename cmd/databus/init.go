@@ -25,7 +25,8 @@ type initCmd struct {
 
 func (initCmd) Help() string {
 	return `Prepares servers for Databus: creates the catalogue's topics, registers the schemas, publishes the first graph version and
-makes the first database version. What is there already stays as it is, so it can be run again at any time. "databus dev"
+makes the first database version. A bucket of S3 gets the lifecycle rule that removes parts of uploads that died, beside its other
+rules; where that fails, a warning says so. What is there already stays as it is, so it can be run again at any time. "databus dev"
 does all of this by itself.
 
 Example:
@@ -74,5 +75,19 @@ func (c initCmd) Run(ctx context.Context, g *Globals) error {
 	for _, line := range done {
 		fmt.Fprintln(g.Out, line)
 	}
+	if s3, ok := bucket.(*blob.S3); ok {
+		dropDeadParts(ctx, g, s3)
+	}
 	return g.registryHint(err)
+}
+
+// dropDeadParts sets the bucket's rule, or says what is to be done by hand: Databus works without it.
+func dropDeadParts(ctx context.Context, g *Globals, bucket *blob.S3) {
+	switch set, err := bucket.DropDeadParts(ctx); {
+	case err != nil:
+		fmt.Fprintf(g.Err, "databus: warning: %s has no rule that removes the parts of uploads that died: %v; they stay and are paid for: "+
+			"let the server remove incomplete uploads after two days, for example by a lifecycle rule AbortIncompleteMultipartUpload\n", bucket, err)
+	case set:
+		fmt.Fprintf(g.Out, "%s: parts of uploads that died are removed after two days\n", bucket)
+	}
 }
