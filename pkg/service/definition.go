@@ -32,6 +32,8 @@ type Definition[C any] struct {
 	Summary string
 	// Topology lists the topics that the service touches; they are checked before it starts.
 	Topology schemas.Topology
+	// Needs are those of Topology's topics that a process with this configuration touches; nil means all.
+	Needs func(cfg C) schemas.Topology
 	// Default returns the default configuration; nil means the zero value.
 	Default func() C
 	// New constructs the service. It may open files and clients, but does not yet work; ctx ends with the process.
@@ -52,6 +54,8 @@ type Service interface {
 	fields() fieldTree
 	// validate decodes the service's own keys and returns the configuration with all that is wrong with it.
 	validate(own map[string]any) (any, error)
+	// needs are the topics to check for what validate returned.
+	needs(cfg any) schemas.Topology
 	// start constructs the service from what validate returned.
 	start(ctx context.Context, env *Env, cfg any) (Runner, error)
 }
@@ -64,6 +68,13 @@ type definition[C any] struct{ def Definition[C] }
 func (d definition[C]) Name() string               { return d.def.Name }
 func (d definition[C]) Summary() string            { return d.def.Summary }
 func (d definition[C]) Topology() schemas.Topology { return d.def.Topology }
+
+func (d definition[C]) needs(cfg any) schemas.Topology {
+	if d.def.Needs == nil {
+		return d.def.Topology
+	}
+	return d.def.Needs(cfg.(C))
+}
 
 func (d definition[C]) defaults() C {
 	if d.def.Default == nil {

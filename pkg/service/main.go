@@ -135,7 +135,7 @@ func serve(ctx context.Context, force <-chan struct{}, loaded *Loaded, o Process
 	if addr != nil {
 		p.Log.Info("starting", "service", loaded.svc.Name(), "instance", loaded.Config.Instance.ID, "version", version(), "operators_port", addr.String())
 	}
-	if err := p.Prepare(ctx, loaded.svc.Topology()); err != nil {
+	if err := p.Prepare(ctx, loaded.svc.needs(loaded.own)); err != nil {
 		if ctx.Err() != nil {
 			return nil // asked to stop while waiting
 		}

@@ -28,7 +28,7 @@ import (
 func Definition() service.Definition[Config] {
 	return service.Definition[Config]{
 		Name: Name, Summary: "copies topics to Parquet objects in the bucket, each offset exactly once",
-		Topology: Topology(), Default: Default, New: New,
+		Topology: Topology(), Needs: Config.topology, Default: Default, New: New,
 	}
 }
 

@@ -71,8 +71,8 @@ func newWorld(t testing.TB, brokers string) *world {
 	w.admin = kadm.NewClient(client)
 	var own []schemas.Topic
 	for _, x := range schemas.WithDeadLetters() {
-		// The program checks all topics of its topology at the start.
-		if slices.Contains([]string{topic, topic + ".dlq", schemas.DatabusRecords, schemas.DatabusRecords + ".dlq", schemas.ArchiveFiles}, x.Name) {
+		// The archiver starts where there are no others than those that it is to archive.
+		if slices.Contains([]string{topic, topic + ".dlq", schemas.ArchiveFiles}, x.Name) {
 			own = append(own, x)
 		}
 	}
