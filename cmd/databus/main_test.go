@@ -31,7 +31,8 @@ func TestMain(m *testing.M) {
 // A stack is an embedded broker and registry, found through dev.json as commands find `databus dev`.
 type stack struct {
 	*embedded.Stack
-	dir string
+	dir    string
+	sortBy []string // of the archiver
 }
 
 // start returns a stack without topics and schemas.

@@ -18,8 +18,8 @@ type order struct {
 	typ    parquet.Type
 }
 
-// Sortable tells whether the rows of an object with this schema can be sorted by a column, named as in DDL: _key, _timestamp,
-// or a field of the value, with dots before the fields of records in it. ErrOrder says why not, and which ones there are.
+// Sortable tells whether the rows of an object with this schema can be sorted by a column: _key, _timestamp, or a field of the
+// value, with dots before the fields of records in it. ErrOrder says why not, and which ones there are.
 func (s *Schema) Sortable(name string) error {
 	_, err := s.order(name)
 	return err
@@ -33,7 +33,12 @@ func (s *Schema) order(name string) (*order, error) {
 		return &order{name, leafTimestamp, parquet.Int64Type}, nil
 	}
 	refuse := func(why string) (*order, error) {
-		return nil, fmt.Errorf("%w: %s %s; there are %s", ErrOrder, name, why, s.sortable())
+		names := s.SortColumns()
+		const most = 24 // in a message
+		if len(names) > most {
+			names = append(names[:most], "more")
+		}
+		return nil, fmt.Errorf("%w: %s %s; there are %s and %s", ErrOrder, name, why, strings.Join(names[:len(names)-1], ", "), names[len(names)-1])
 	}
 	at := s.root
 	for part := range strings.SplitSeq(name, ".") {
@@ -68,8 +73,8 @@ func (c *column) ordered() bool {
 	return !decimal
 }
 
-// sortable lists the columns that can be sorted by, as far as a message has room.
-func (s *Schema) sortable() string {
+// SortColumns lists the columns that the rows of an object with this schema can be sorted by.
+func (s *Schema) SortColumns() []string {
 	names := []string{metaColumns[leafKey], metaColumns[leafTimestamp]}
 	var add func(c *column)
 	add = func(c *column) {
@@ -83,11 +88,7 @@ func (s *Schema) sortable() string {
 		}
 	}
 	add(s.root)
-	const most = 24
-	if len(names) > most {
-		names = append(names[:most], "more")
-	}
-	return strings.Join(names[:len(names)-1], ", ") + " and " + names[len(names)-1]
+	return names
 }
 
 // compare orders two values of the column.

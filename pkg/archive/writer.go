@@ -148,11 +148,13 @@ func (w *Writer) Append(r *Record) error {
 	if err := w.next(r.Offset); err != nil {
 		return err
 	}
-	take := w.append
-	if w.order != nil {
-		take = w.hold
+	var err error
+	if w.order == nil {
+		err = w.append(r)
+	} else {
+		err = w.hold(r)
 	}
-	if err := take(r); err != nil {
+	if err != nil {
 		return fmt.Errorf("archiving offset %d: %w", r.Offset, err)
 	}
 	w.last = r.Offset
@@ -203,8 +205,9 @@ func (w *Writer) flushGroup() error {
 			return err
 		}
 	}
+	err := w.flushBatch()
 	w.page = 0
-	return w.flushBatch()
+	return err
 }
 
 // DeadLetter counts a record of the range that is not in the object.

@@ -19,10 +19,13 @@
 // Topics are named, or found by patterns; only those with cleanup=delete and a dead-letter topic are taken. Records that wait for
 // too much of their topic's retention raise an alarm, and the retention where that is allowed. Backfill archives holes below the
 // committed offsets. Old objects may be let go: out of the manifest first, out of the bucket a day later; a mark in the bucket then says up to where. Parts
-// of uploads that died are the bucket's to remove: it needs a lifecycle rule AbortIncompleteMultipartUpload (deploy/k8s/README.md).
+// of uploads that died are the bucket's to remove: it needs a lifecycle rule AbortIncompleteMultipartUpload, which "databus init" sets (deploy/k8s/README.md).
 //
-// What all objects of a topic have in common is frozen in its _layout.json before the first of them; settings that differ
-// from it stop the topic's partitions.
+// What all objects of a topic have in common, such as the column by which rows are sorted, is frozen in its _layout.json before
+// the first of them; settings that differ from it stop the topic's partitions.
+//
+// Memory: records wait on disk. Each of Workers holds one row group, encoded, and where rows are sorted, or an object with sorted
+// rows is adopted, one row group's records beside that: 32 MiB and a record. Nothing of this is held between two cuts.
 //
 // Failure: bucket, registry or disk out of order: the partition waits and tries again, reading no further. Offsets that
 // the topic no longer has, an object that is not what it should be, or schemas that do not fit together stop that

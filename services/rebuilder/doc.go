@@ -23,5 +23,6 @@
 //
 // Memory: pass 1 keeps about 200 bytes for each record key of a partition, 24 more for each of its versions within 24
 // hours before the newest, and 8 for each version that was refused by a repeat or came after 16 others within 24
-// hours. With Config.Tasks partitions at a time this must fit; sorting on disk comes with the native table writer.
+// hours. With Config.Tasks partitions at a time this must fit, and for each 32 MiB of archived records
+// where the archive is sorted (archiver.sort_by); sorting on disk comes with the native table writer.
 package rebuilder

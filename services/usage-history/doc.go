@@ -17,7 +17,8 @@
 // aggregator ignores.
 //
 // Concurrency: partitions in parallel, at most concurrency of them at a time, each read once for all its requests that wait.
-// Memory: the ids of one window of the accounts that are asked for, max_ids at most, and a page per column of one archive object.
+// Memory: the ids of one window of the accounts that are asked for, max_ids at most, and a page per column of one archive object,
+// or, where the archive is sorted (archiver.sort_by), one row group's records, 32 MiB.
 //
 // Failure: what can get better is tried again with growing pauses: brokers, registry, bucket, a gap in the archive, Druid.
 // A request that breaks a rule, or whose sums have no room, goes to the dead-letter topic with the rule.

@@ -21,6 +21,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"databus/pkg/archive"
 	"databus/pkg/archive/archivetest"
 	"databus/pkg/blob"
 	"databus/pkg/embedded"
@@ -53,7 +54,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 	registry := codec.NewRegistry(stack.Registry.URL())
 	sent := map[string][]*kgo.Record{}
-	text := map[string]string{}
+	text, sortBy := map[string]string{}, []string(nil)
 	for n := range corpus {
 		name := fmt.Sprintf("corpus.%02d", n)
 		keep, forever := "CreateTime", "-1"
@@ -69,6 +70,14 @@ func TestRoundTrip(t *testing.T) {
 			t.Fatal(err)
 		}
 		text[name], sent[name] = schema, generated(rng, name, id, write)
+		if n%2 == 0 { // half of the topics are sorted, by any column
+			compiled, err := archive.Compile(schema)
+			if err != nil {
+				t.Fatal(err)
+			}
+			columns := compiled.SortColumns()
+			sortBy = append(sortBy, name+"="+columns[len(columns)-1-n/2%len(columns)])
+		}
 		if err := client.ProduceSync(t.Context(), sent[name]...).FirstErr(); err != nil {
 			t.Fatal(err)
 		}
@@ -84,7 +93,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 	cfg := archiver.Default()
 	cfg.Topics, cfg.Patterns, cfg.KeyFilters = nil, []string{"corpus.*"}, []string{"corpus.07"}
-	cfg.Prefix, cfg.MaxRecords, cfg.Idle = prefix, 90, 200*time.Millisecond
+	cfg.Prefix, cfg.MaxRecords, cfg.Idle, cfg.SortBy = prefix, 90, 200*time.Millisecond, sortBy
 	a, err := archiver.Open(cfg, archiver.Parts{
 		Client: opts, TransactionalID: "archiver", TransactionTimeout: 5 * time.Second, Bucket: bucket, Codec: codec.New(registry, codec.Options{RegisterSchemas: true}),
 		SpoolDir: t.TempDir(), Log: slog.New(slog.DiscardHandler),
@@ -137,6 +146,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 	var sum struct {
 		Schemas, Rows, Values int
+		Sorted                map[string]int // row groups, by the type of their column
 		Differences           []string
 	}
 	if err := json.Unmarshal(out, &sum); err != nil {
@@ -145,7 +155,14 @@ func TestRoundTrip(t *testing.T) {
 	if sum.Schemas != corpus || sum.Values < 10_000 || len(sum.Differences) > 0 {
 		t.Errorf("%d schemas, %d values, differences %q", sum.Schemas, sum.Values, sum.Differences)
 	}
-	t.Logf("%d schemas, %d rows, %d values compared for each reader", sum.Schemas, sum.Rows, sum.Values)
+	groups := 0
+	for _, n := range sum.Sorted {
+		groups += n
+	}
+	if groups < 100 || len(sum.Sorted) < 5 {
+		t.Errorf("sorted row groups, by the type of their column: %v", sum.Sorted)
+	}
+	t.Logf("%d schemas, %d rows, %d values compared for each reader; %d row groups are sorted: %v", sum.Schemas, sum.Rows, sum.Values, groups, sum.Sorted)
 }
 
 // generated are records of one schema: with and without keys, headers and values, at any time since 1970.

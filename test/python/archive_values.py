@@ -7,8 +7,9 @@ DIR holds a folder per topic with schema.json (Avro), records.ndjson (what was o
 binary form without the registry's prefix. Beside each object FILE.parquet is FILE.parquet.ndjson, which parquet-java wrote: see ReadParquet.java.
 The Avro decoder below is a further one, written for this comparison alone.
 
-Output: {"schemas": N, "rows": N, "values": N, "differences": [TEXT]}, at most twenty differences. values counts the leaves that were
-compared, for one reader.
+Output: {"schemas": N, "rows": N, "values": N, "sorted": {TYPE: N}, "differences": [TEXT]}, at most twenty differences. values counts
+the leaves that were compared, for one reader; sorted the row groups that pyarrow finds sorted, as their metadata says, by the type of
+the column.
 """
 
 import base64
@@ -220,11 +221,39 @@ def lists(table):
     return {name: table[name].to_pylist() for name in table.column_names}
 
 
+def order(path, counts):
+    """What is wrong with the order of a file's rows, as pyarrow sees columns and metadata. A file names at most one column."""
+    file = pq.ParquetFile(path)
+    by = (file.metadata.metadata or {}).get(b"databus.archive.sorted_by", b"").decode()
+    for g in range(file.num_row_groups):
+        group = file.metadata.row_group(g)
+        says = [(group.column(s.column_index).path_in_schema, s.descending, s.nulls_first) for s in group.sorting_columns]
+        if says != ([(by, False, False)] if by else []):
+            return f"row group {g} says that it is sorted by {says}, the footer by {by!r}"
+        rows = file.read_row_group(g, columns=list({by or "_offset": 1, "_offset": 1}))
+        while any(pa.types.is_struct(f.type) for f in rows.schema):
+            rows = rows.flatten()
+        keys = [(v is None, v) for v in map(comparable, rows[by or "_offset"].to_pylist())]
+        ordered = list(zip(keys, rows["_offset"].to_pylist()))
+        for a, b in zip(ordered, ordered[1:]):
+            if not (a[0][0] < b[0][0] or a[0][0] == b[0][0] and (a[0][0] or a[0][1] <= b[0][1]) and (a[0] != b[0] or a[1] < b[1])):
+                return f"row group {g} is not sorted by {by or '_offset'}: {a} comes before {b}"
+        if by:
+            kind = str(group.column(group.sorting_columns[0].column_index).physical_type)
+            counts[kind] = counts.get(kind, 0) + 1
+    return None
+
+
+def comparable(v):
+    """Strings in the order of their bytes."""
+    return v.encode() if isinstance(v, str) else v.bytes if isinstance(v, uuid.UUID) else v
+
+
 READERS = [("duckdb", with_duckdb), ("pyarrow", with_pyarrow), ("parquet-java", with_parquet_java)]
 
 
 def main(where):
-    differences, schemas, rows = [], 0, 0
+    differences, schemas, rows, counts = [], 0, 0, {}
     for folder in sorted(p for p in pathlib.Path(where).iterdir() if p.is_dir()):
         avro = Avro(json.loads((folder / "schema.json").read_text()))
         want = {}
@@ -234,6 +263,9 @@ def main(where):
                 r["v"] = avro.read(base64.b64decode(r["v"]))
             want[r["p"], r["o"]] = r
         schemas += 1
+        for path in sorted(folder.rglob("*.parquet")):
+            if wrong := order(path, counts):
+                differences.append(f"pyarrow: {path}: {wrong}")
         for name, reader in READERS:
             left = dict(want)
             for path in sorted(folder.rglob("*.parquet")):
@@ -256,7 +288,7 @@ def main(where):
             if left:
                 differences.append(f"{name}: {folder.name}: {len(left)} records are missing")
         rows += len(want)
-    print(json.dumps({"schemas": schemas, "rows": rows, "values": counted // len(READERS), "differences": differences[:20]}))
+    print(json.dumps({"schemas": schemas, "rows": rows, "values": counted // len(READERS), "sorted": counts, "differences": differences[:20]}))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,8 @@ func (w *World) Archive(from, ends []int64, skip func(event.ArchiveFile) bool) [
 			if size < len(part) {
 				next = part[size-1].Offset + 1
 			}
-			file := w.object(schema, archive.Range{Topic: schemas.DatabusRecords, Partition: int32(p), First: first, SchemaID: id}, part[:size], next)
+			// Readers get the same records of objects with and without an order.
+			file := w.object(schema, archive.Range{Topic: schemas.DatabusRecords, Partition: int32(p), First: first, SchemaID: id, SortBy: []string{"", "_key"}[p%2]}, part[:size], next)
 			part, first = part[size:], next
 			if skip != nil && skip(file) {
 				continue
