@@ -31,6 +31,10 @@ func (a *Archiver) expire(ctx context.Context, now time.Time) error {
 	if a.cfg.KeepFor == 0 || a.chain == nil || !a.chain.IsReady() || now.Sub(a.expired) < expireEvery {
 		return nil
 	}
+	assigned := a.assigned()
+	if len(assigned) == 0 {
+		return nil // it has just started: its turn is not over with this
+	}
 	a.expired = now
 	if err := a.chain.CaughtUp(ctx); err != nil {
 		return nil // at the end
@@ -40,7 +44,7 @@ func (a *Archiver) expire(ctx context.Context, now time.Time) error {
 		at := tp{f.Topic, f.Partition}
 		byPartition[at] = append(byPartition[at], f)
 	}
-	for _, p := range a.assigned() {
+	for _, p := range assigned {
 		files := byPartition[tp{p.topic, p.id}]
 		if p.stopped != "" || len(files) == 0 {
 			continue
