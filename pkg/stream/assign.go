@@ -69,6 +69,16 @@ func (l logs) of(topic string, partition int32) (start, high int64, ok bool) {
 	return s.Offset, h.Offset, ok1 && ok2 && s.Err == nil && h.Err == nil
 }
 
+// epoch is the leader epoch at the start of a log. The client asks brokers about every offset that has one before it fetches;
+// one without would be fetched at once, and if there is nothing to read, the others' first fetch would wait until that one is over.
+func (l logs) epoch(topic string, partition int32) int32 {
+	s, ok := l.start.Lookup(topic, partition)
+	if !ok {
+		return -1
+	}
+	return s.LeaderEpoch
+}
+
 func (r *Runtime) logs(ctx context.Context) (l logs, err error) {
 	topics := append(slices.Clone(r.shape.inputs), r.shape.rowTopics()...)
 	if l.start, err = r.admin.ListStartOffsets(ctx, topics...); err == nil {
@@ -144,7 +154,7 @@ func (r *Runtime) restoreAll(ctx context.Context, offsets map[string]map[int32]k
 			case at.Offset < 0:
 				// A new group begins at the beginning; at its exact offset, so that an aborted first transaction finds
 				// the way back.
-				at = kgo.EpochOffset{Epoch: -1, Offset: start}
+				at = kgo.EpochOffset{Epoch: logs.epoch(topic, p), Offset: start}
 			case at.Offset < start || at.Offset > high:
 				return nil, gapError(topic, p, at.Offset, start, high)
 			default:

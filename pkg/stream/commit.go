@@ -255,6 +255,9 @@ func (r *Runtime) done(tasks []*task, began time.Time) {
 		r.unread += r.records
 	}
 	r.records = 0
+	r.mu.Lock()
+	r.started = true
+	r.mu.Unlock()
 	for _, t := range tasks {
 		r.unread += len(t.tx.out)
 		r.metrics.dead.Add(float64(t.dead))

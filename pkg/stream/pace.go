@@ -67,6 +67,9 @@ func (r *Runtime) due() bool {
 	if now.Before(r.deadline) {
 		return false
 	}
+	if !r.underWay() {
+		return true
+	}
 	latest := r.begun.Add(min(catchUp*r.o.CommitInterval, r.o.TransactionTimeout/4))
 	if !now.Before(latest) || r.backlog() <= int64(max(r.records, backlogMin)) {
 		return true
@@ -90,11 +93,22 @@ func (r *Runtime) backlog() (n int64) {
 	return n
 }
 
+// underWay says whether a transaction was committed since the assignment. The first one ends in time, so that results move soon
+// behind a restart, although much may be waiting and every row is looked for on disk.
+func (r *Runtime) underWay() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.started
+}
+
 // pollSize is how many records the next poll may return.
 func (r *Runtime) pollSize() int {
 	left := r.o.TransactionTimeout / 4
 	if r.open {
 		left -= time.Since(r.begun)
+	}
+	if !r.underWay() {
+		left = min(left, r.o.CommitInterval)
 	}
 	return min(r.o.MaxRecords-r.records, r.o.MaxRows, r.pace.size(left))
 }

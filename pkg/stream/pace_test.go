@@ -178,7 +178,7 @@ func TestDue(t *testing.T) {
 	for p := range int32(2) {
 		r.tasks[p] = &task{next: map[string]int64{in: 40_000}}
 	}
-	r.records = 100_000
+	r.records, r.started = 100_000, true
 	check := func(what string, age time.Duration, want bool) {
 		t.Helper()
 		r.begun = time.Now().Add(-age)
@@ -194,6 +194,9 @@ func TestDue(t *testing.T) {
 	check("more is waiting", interval+time.Second, false)
 	check("more is waiting, nearly for too long", catchUp*interval-time.Second, false)
 	check("more is waiting, for too long", catchUp*interval+time.Second, true)
+	r.started = false
+	check("it was assigned just now", interval+time.Second, true)
+	r.started = true
 	r.tasks[0].gated = true
 	check("half of it waits for a table", interval+time.Second, true)
 	r.tasks[0].gated = false

@@ -54,12 +54,13 @@ type Runtime struct {
 	life  sync.Mutex // held during an assignment
 	ended bool       // guarded by life
 
-	mu     sync.Mutex
-	tasks  map[int32]*task
-	wrote  time.Time // when Pebble last had everything
-	unread int       // records that a restart would read again, since then
-	failed bool      // Run returns an error: nothing more is written
-	status status
+	mu      sync.Mutex
+	tasks   map[int32]*task
+	wrote   time.Time // when Pebble last had everything
+	unread  int       // records that a restart would read again, since then
+	started bool      // a transaction was committed since the assignment
+	failed  bool      // Run returns an error: nothing more is written
+	status  status
 }
 
 // task is one partition of all inputs and its state.
@@ -292,7 +293,7 @@ func (r *Runtime) drop(how string, partitions map[string][]int32) {
 	}
 	// The range balancer is eager: every rebalance takes everything away and the next assignment starts from what is
 	// committed.
-	r.tasks = map[int32]*task{}
+	r.tasks, r.started = map[int32]*task{}, false
 	r.status.assigned = false
 	r.o.Log.Info("partitions "+how, "group", r.o.Group, "partitions", n)
 }
