@@ -63,8 +63,9 @@ prove-usage: ## the usage half is killed 600 times, three brokers ten times, 200
 	cd test && go test -tags servers,prove -timeout 300m -count 1 -v -run TestProve ./usage -args -full
 
 .PHONY: prove-ingest
-prove-ingest: ## two instances of ingest are killed 260 times under load; tables, evidence and answers must equal a model; precision and recall on FEBRL 4
+prove-ingest: ## two instances of ingest are killed 260 times under load; tables, evidence and answers must equal a model; precision and recall on FEBRL 4; no plaintext
 	cd test && go test -tags servers -timeout 120m -count 1 -v -run TestProve ./ingest -args -full
+	$(MAKE) prove-plaintext
 
 .PHONY: prove-archive
 prove-archive: ## archivers are killed 300 times, S3 fails in 96 ways, all objects are made again: each offset is archived once
@@ -72,7 +73,7 @@ prove-archive: ## archivers are killed 300 times, S3 fails in 96 ways, all objec
 
 .PHONY: prove-plaintext
 prove-plaintext: ## 1,000 subjects on real servers: nothing of theirs in any byte at rest, nothing of 100 shredded ones opens
-	cd test && go test -tags servers,prove -timeout 60m -count 1 -v -run TestNoPlaintextOnRealServers ./e2e
+	cd test && go test -tags servers -timeout 60m -count 1 -v -run TestNoPlaintextOnRealServers ./e2e -args -full
 
 .PHONY: prove-state
 prove-state: ## the power fails at 10,000 writes of state, unsynced data lost in part: it opens or is restored, never wrong

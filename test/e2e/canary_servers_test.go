@@ -9,6 +9,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 
+	"databus/test/prove"
 	"databus/test/servers"
 )
 
@@ -47,6 +48,7 @@ func TestNoPlaintextOnRealServers(t *testing.T) {
 		"--identity-url", "cassandra://"+cassandra.Addr+"?replication=1&timeout=60s")
 	d.mustReady(t)
 	places := map[string]string{"Kafka": kafka.Dir, "Cassandra": cassandra.Dir, "bucket": store.Dir}
+	subjects := prove.Size(200, 1000)
 	noPlaintext(t, d, subjects, subjects/10, places, func() {
 		if out, err := cassandra.Nodetool(t.Context(), "flush"); err != nil {
 			t.Fatalf("nodetool flush: %v\n%s", err, out)

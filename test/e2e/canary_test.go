@@ -28,6 +28,7 @@ import (
 	"databus/schemas/codec"
 	"databus/schemas/event"
 	"databus/services/ingest/client"
+	"databus/test/prove"
 )
 
 const canaryAccount = "canary-account"
@@ -252,7 +253,7 @@ func noPlaintext(t *testing.T, d *dev, n, shredded int, places map[string]string
 		t.Errorf("canary %s… is readable in %s", canary[:6], where)
 	}
 	t.Logf("looked for %d canaries in %d bytes", len(look.forms), look.bytes)
-	t.Logf("figure: plaintext_canaries %d 1 (goal 0)", len(look.found))
+	prove.Count("plaintext_canaries", "canaries", len(look.found), 0)
 
 	shredSome(t, d, c, subjects, shredded, databus)
 }

@@ -1,5 +1,0 @@
-//go:build prove
-
-package e2e
-
-const subjects = 1000
