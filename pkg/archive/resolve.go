@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 
+	"github.com/parquet-go/parquet-go"
 	"github.com/twmb/avro"
 )
 
@@ -239,7 +240,8 @@ func (s *step) present(dst, src []byte) (_, rest []byte, err error) {
 	case kindList, kindMap:
 		return s.blocks(dst, src)
 	}
-	v, rest, err := s.w.leafValue(src)
+	var v parquet.Value
+	rest, err = s.w.leafValue(&v, src)
 	if err != nil {
 		return nil, nil, s.r.failed(err)
 	}

@@ -30,15 +30,31 @@ type rows struct {
 	count   int // of the current record's values
 	leaf    int
 	value   parquet.Value // of the leaf
+	other   parquet.Value // of any other
 }
 
-func (r *rows) put(leaf int, v parquet.Value) {
+// next is where the leaf's next value goes, to be filled there, levels too: copying a value behind the writes of its single
+// bytes costs more than reading it.
+func (r *rows) next(leaf int) *parquet.Value {
 	r.count++
-	if r.columns != nil {
-		r.columns[leaf] = append(r.columns[leaf], v)
-	} else if leaf == r.leaf {
-		r.value = v
+	if r.columns == nil {
+		if leaf == r.leaf {
+			return &r.value
+		}
+		return &r.other
 	}
+	column := append(r.columns[leaf], parquet.Value{})
+	r.columns[leaf] = column
+	return &column[len(column)-1]
+}
+
+// put adds a value that has its levels.
+func (r *rows) put(leaf int, v parquet.Value) { *r.next(leaf) = v }
+
+func setLevels(v *parquet.Value, rep, def, leaf int) {
+	v.SetRepetitionLevel(rep)
+	v.SetDefinitionLevel(def)
+	v.SetColumnIndex(leaf)
 }
 
 // Check tells whether value follows the schema in full, with ErrValue when it does not.
@@ -59,7 +75,9 @@ func (s *Schema) write(r *rows, value []byte) error {
 // writeNull writes that nothing is there at definition level def, into every leaf below.
 func (c *column) writeNull(r *rows, def, rep int) {
 	for leaf := c.lo; leaf < c.hi; leaf++ {
-		r.put(leaf, parquet.NullValue().Level(rep, def, leaf))
+		v := r.next(leaf)
+		*v = parquet.NullValue()
+		setLevels(v, rep, def, leaf)
 	}
 }
 
@@ -114,11 +132,12 @@ func (c *column) writePresent(r *rows, src []byte, rep int) ([]byte, error) {
 	case kindList, kindMap:
 		return c.writeBlocks(r, src, rep)
 	}
-	v, rest, err := c.leafValue(src)
+	v := r.next(c.lo)
+	rest, err := c.leafValue(v, src)
 	if err != nil {
 		return nil, c.failed(err)
 	}
-	r.put(c.lo, v.Level(rep, c.def, c.lo))
+	setLevels(v, rep, c.def, c.lo)
 	return rest, nil
 }
 
@@ -154,8 +173,8 @@ func (c *column) writeBlocks(r *rows, src []byte, rep int) ([]byte, error) {
 		}
 		for range count {
 			if c.kind == kindMap {
-				key, _, err := c.children[0].leafValue(src)
-				if err != nil {
+				var key parquet.Value
+				if _, err := c.children[0].leafValue(&key, src); err != nil {
 					return nil, c.failed(err)
 				}
 				if !keys.add(key.ByteArray()) {
@@ -208,63 +227,72 @@ func (s *keySet) add(key []byte) bool {
 	return true
 }
 
-func (c *column) leafValue(src []byte) (v parquet.Value, rest []byte, err error) {
+// leafValue reads a value into v, without its levels, and gives what follows it.
+func (c *column) leafValue(v *parquet.Value, src []byte) ([]byte, error) {
 	switch c.kind {
 	case kindBoolean:
 		if len(src) < 1 {
-			return v, nil, errShort
+			return nil, errShort
 		}
 		if src[0] > 1 {
-			return v, nil, fmt.Errorf("%d is no boolean", src[0])
+			return nil, fmt.Errorf("%d is no boolean", src[0])
 		}
-		return parquet.BooleanValue(src[0] == 1), src[1:], nil
+		*v = parquet.BooleanValue(src[0] == 1)
+		return src[1:], nil
 	case kindInt:
 		n, rest, err := readLong(src)
 		if err == nil && (n > math.MaxInt32 || n < math.MinInt32) {
 			err = errVarint
 		}
-		return parquet.Int32Value(int32(n)), rest, err
+		*v = parquet.Int32Value(int32(n))
+		return rest, err
 	case kindLong:
 		n, rest, err := readLong(src)
-		return parquet.Int64Value(n), rest, err
+		*v = parquet.Int64Value(n)
+		return rest, err
 	case kindFloat:
 		if len(src) < 4 {
-			return v, nil, errShort
+			return nil, errShort
 		}
-		return parquet.FloatValue(math.Float32frombits(binary.LittleEndian.Uint32(src))), src[4:], nil
+		*v = parquet.FloatValue(math.Float32frombits(binary.LittleEndian.Uint32(src)))
+		return src[4:], nil
 	case kindDouble:
 		if len(src) < 8 {
-			return v, nil, errShort
+			return nil, errShort
 		}
-		return parquet.DoubleValue(math.Float64frombits(binary.LittleEndian.Uint64(src))), src[8:], nil
+		*v = parquet.DoubleValue(math.Float64frombits(binary.LittleEndian.Uint64(src)))
+		return src[8:], nil
 	case kindBytes, kindString:
 		n, rest, err := readLong(src)
 		if err != nil {
-			return v, nil, err
+			return nil, err
 		}
 		if n < 0 || n > int64(len(rest)) {
-			return v, nil, errShort
+			return nil, errShort
 		}
 		if c.kind == kindString && !utf8.Valid(rest[:n]) {
-			return v, nil, errors.New("a string is not UTF-8")
+			return nil, errors.New("a string is not UTF-8")
 		}
-		return parquet.ByteArrayValue(rest[:n:n]), rest[n:], nil
+		*v = parquet.ByteArrayValue(rest[:n:n])
+		return rest[n:], nil
 	case kindFixed:
 		if len(src) < c.size {
-			return v, nil, errShort
+			return nil, errShort
 		}
-		return parquet.FixedLenByteArrayValue(src[:c.size:c.size]), src[c.size:], nil
+		*v = parquet.FixedLenByteArrayValue(src[:c.size:c.size])
+		return src[c.size:], nil
 	case kindEnum:
 		n, rest, err := readLong(src)
 		if err != nil {
-			return v, nil, err
+			return nil, err
 		}
 		if n < 0 || n >= int64(len(c.symbols)) {
-			return v, nil, fmt.Errorf("the enum has no symbol %d", n)
+			return nil, fmt.Errorf("the enum has no symbol %d", n)
 		}
-		return c.symbols[n], rest, nil
+		*v = c.symbols[n]
+		return rest, nil
 	}
-	return v, nil, fmt.Errorf("kind %d is no leaf", c.kind)
+	return nil, fmt.Errorf("kind %d is no leaf", c.kind)
 }
 
 func (c *column) failed(err error) error { return fmt.Errorf("%s: %w", named(c.path), err) }

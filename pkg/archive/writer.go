@@ -274,8 +274,8 @@ func (w *Writer) append(r *Record) (err error) {
 		return err
 	}
 	w.batch.put(leafPartition, w.partition)
-	w.batch.put(leafOffset, parquet.Int64Value(r.Offset).Level(0, 0, leafOffset))
-	w.batch.put(leafTimestamp, parquet.Int64Value(r.Timestamp).Level(0, 0, leafTimestamp))
+	w.putLong(leafOffset, r.Offset)
+	w.putLong(leafTimestamp, r.Timestamp)
 	w.putBytes(leafKey, r.Key, 0, 1)
 	if len(r.Headers) == 0 {
 		w.batch.put(leafHeaderKey, noHeaderKey)
@@ -347,13 +347,22 @@ func (w *Writer) release() error {
 	return nil
 }
 
+func (w *Writer) putLong(leaf int, n int64) {
+	v := w.batch.next(leaf)
+	*v = parquet.Int64Value(n)
+	setLevels(v, 0, 0, leaf)
+}
+
 // putBytes writes bytes, or null one definition level lower.
 func (w *Writer) putBytes(leaf int, b []byte, rep, def int) {
+	v := w.batch.next(leaf)
 	if b == nil {
-		w.batch.put(leaf, parquet.NullValue().Level(rep, def-1, leaf))
-		return
+		*v = parquet.NullValue()
+		def--
+	} else {
+		*v = parquet.ByteArrayValue(w.keep(b))
 	}
-	w.batch.put(leaf, parquet.ByteArrayValue(w.keep(b)).Level(rep, def, leaf))
+	setLevels(v, rep, def, leaf)
 }
 
 // keep copies b to where it stays until the batch is flushed: an arena that grows leaves its older slices valid.

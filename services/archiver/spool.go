@@ -75,17 +75,16 @@ func (s *spool) Each(fn func(*archive.Record) error) error {
 		return fmt.Errorf("reading spool: %w: %w", errSpool, err)
 	}
 	in := bufio.NewReaderSize(io.NewSectionReader(s.file, 0, size), 256<<10)
-	var frame []byte
+	head, frame := make([]byte, 8), []byte(nil)
 	var rec archive.Record
 	for n := int64(0); ; n++ {
-		var head [8]byte
-		if _, err := io.ReadFull(in, head[:]); err != nil {
+		if _, err := io.ReadFull(in, head); err != nil {
 			if errors.Is(err, io.EOF) && n == s.Records {
 				return nil
 			}
 			return fmt.Errorf("reading spool after %d of %d records: %w: %w", n, s.Records, errSpool, err)
 		}
-		length := binary.LittleEndian.Uint32(head[:])
+		length := binary.LittleEndian.Uint32(head)
 		if length > maxFrame {
 			return fmt.Errorf("reading spool: record %d: %w", n, errSpool)
 		}
