@@ -131,7 +131,7 @@ func TestZombieCannotCommit(t *testing.T) {
 		}
 		return nil
 	}, func(p *archiver.Parts) {
-		p.Client = append(p.Client, kgo.SessionTimeout(6*time.Second), kgo.HeartbeatInterval(time.Second), kgo.Dialer(link.dial))
+		p.Client = append(p.Client, kgo.HeartbeatInterval(time.Second), kgo.Dialer(link.dial))
 	})
 	<-held
 	w.start("heir", nil)
@@ -165,7 +165,6 @@ func TestOrphanRace(t *testing.T) {
 					records[i].Value = records[i].Value[:8]
 				}
 				w.produce(records, 20)
-				w.cfg.SessionTimeout = 6 * time.Second
 				var owners []*delayed
 				for n, step := range []archiver.Step{archiver.Put, at} {
 					w.cfg.MaxRecords = []int{30, 70}[n]
