@@ -76,6 +76,7 @@ func proveHistory(t *testing.T, w *world, bucket string, past int) {
 	must(t, agg.start())
 	must(t, worker.start())
 	l.answered(ctx)
+	l.everywhere(ctx) // so that the aggregator has the rows of every partition again when it is stopped
 	stop()
 	must(t, w.caughtUp(ctx))
 	l.answered(ctx)
@@ -187,6 +188,23 @@ func (l *past) send(ctx context.Context, n int) {
 		})
 	}
 	must(l.w.t, l.producer.Flush(ctx))
+}
+
+// everywhere sends events until each partition that has some has more.
+func (l *past) everywhere(ctx context.Context) {
+	l.w.t.Helper()
+	before, err := l.w.endsOf(ctx, schemas.UsageEvents)
+	must(l.w.t, err)
+	for same := true; same; {
+		l.send(ctx, 100)
+		now, err := l.w.endsOf(ctx, schemas.UsageEvents)
+		must(l.w.t, err)
+		same = false
+		before.Each(func(was kadm.ListedOffset) {
+			is, _ := now.Lookup(was.Topic, was.Partition)
+			same = same || was.Offset > 0 && is.Offset == was.Offset
+		})
+	}
 }
 
 // background sends events until stop is called.
