@@ -77,3 +77,14 @@ func TestS3MissingBucketAndWrongKeys(t *testing.T) {
 		t.Errorf("wrong credentials: %v", err)
 	}
 }
+
+// The pinned server knows no lifecycle rules, and its answer is understood as that: whoever prepares the bucket goes on.
+func TestServerWithoutLifecycleRules(t *testing.T) {
+	b, err := blob.Open(t.Context(), bucketURL(t, "rules"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if set, err := b.(*blob.S3).DropDeadParts(t.Context()); set || !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("%t, %v", set, err)
+	}
+}
