@@ -45,7 +45,7 @@ require (
 )
 
 require (
-	github.com/aws/aws-sdk-go-v2/service/kms v1.62.4 // indirect
+	github.com/aws/aws-sdk-go-v2/service/kms v1.62.4
 	github.com/cenkalti/backoff/v5 v5.0.3 // indirect
 	github.com/dchest/siphash v1.2.3 // indirect
 	github.com/edsrzf/mmap-go v1.2.0 // indirect

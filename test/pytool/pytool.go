@@ -70,11 +70,11 @@ func Run(ctx context.Context, env []string, script string, args ...string) ([]by
 	if err != nil {
 		return nil, fmt.Errorf("finding the script: %w", err)
 	}
-	venv, err := environment(ctx)
+	interpreter, err := Interpreter(ctx, "requirements.txt")
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(venv, "venv", "bin", "python"), append([]string{"-"}, args...)...)
+	cmd := exec.CommandContext(ctx, interpreter, append([]string{"-"}, args...)...)
 	cmd.Env = append(os.Environ(), env...)
 	var out, errs bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(source), &out, &errs
@@ -84,13 +84,14 @@ func Run(ctx context.Context, env []string, script string, args ...string) ([]by
 	return out.Bytes(), nil
 }
 
-// environment makes the virtual environment. Packages are installed from wheels only: nothing is compiled here.
-func environment(ctx context.Context) (string, error) {
+// Interpreter returns the Python of a virtual environment with the packages that a requirement file of test/python names, which is
+// made once. Packages are installed from wheels only: nothing is compiled here.
+func Interpreter(ctx context.Context, pins string) (string, error) {
 	py, key, err := interpreter(ctx)
 	if err != nil {
 		return "", err
 	}
-	requirements, err := python.Sources.ReadFile("requirements.txt")
+	requirements, err := python.Sources.ReadFile(pins)
 	if err != nil {
 		return "", err
 	}
@@ -98,8 +99,8 @@ func environment(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return cache.Once(ctx, "python", key+string(requirements), func(ctx context.Context, tmp string) error {
-		file := filepath.Join(tmp, "requirements.txt")
+	dir, err := cache.Once(ctx, "python", key+string(requirements), func(ctx context.Context, tmp string) error {
+		file := filepath.Join(tmp, pins)
 		if err := os.WriteFile(file, requirements, 0o644); err != nil {
 			return err
 		}
@@ -111,6 +112,7 @@ func environment(ctx context.Context) (string, error) {
 		// the scripts in bin/, which nobody calls, would hold the old one.
 		return pip(ctx, tmp, filepath.Join(venv, "bin", "python"), "install", "-r", file)
 	})
+	return filepath.Join(dir, "venv", "bin", "python"), err
 }
 
 // FEBRL returns a directory with dataset4a.csv and dataset4b.csv: 5,000 persons and a duplicate of each with errors.
