@@ -533,7 +533,9 @@ func TestOpen(t *testing.T) {
 
 // Damage gives an error or other data, never a panic or a hang; in the footer it is always found.
 func TestDamagedObjects(t *testing.T) {
-	object, _ := encode(t, compile(t, usageSchema), 0, 400, usageRecords(400, ""))
+	schema := compile(t, usageSchema)
+	object, _ := encode(t, schema, 0, 400, usageRecords(400, ""))
+	inOrder, _ := sorted(t, schema, "account", usageRecords(400, ""))
 	read := func(data []byte) error {
 		r, err := archive.NewReader(bytes.NewReader(data), int64(len(data)))
 		if err != nil {
@@ -546,20 +548,22 @@ func TestDamagedObjects(t *testing.T) {
 			}
 		}
 	}
-	if err := read(object); err != io.EOF {
-		t.Fatal(err)
-	}
-	for _, size := range []int{0, 3, 8, len(object) / 2, len(object) - 1} {
-		if err := read(object[:size]); !errors.Is(err, archive.ErrFormat) {
-			t.Errorf("cut to %d bytes: %v", size, err)
+	for _, object := range [][]byte{object, inOrder} {
+		if err := read(object); err != io.EOF {
+			t.Fatal(err)
 		}
-	}
-	rng := rand.New(rand.NewPCG(5, 5))
-	for range 500 {
-		damaged := bytes.Clone(object)
-		damaged[rng.IntN(len(damaged))] ^= byte(1 + rng.IntN(255))
-		if err := read(damaged); err == nil {
-			t.Fatal("reading went on without end")
+		for _, size := range []int{0, 3, 8, len(object) / 2, len(object) - 1} {
+			if err := read(object[:size]); !errors.Is(err, archive.ErrFormat) {
+				t.Errorf("cut to %d bytes: %v", size, err)
+			}
+		}
+		rng := rand.New(rand.NewPCG(5, 5))
+		for range 500 {
+			damaged := bytes.Clone(object)
+			damaged[rng.IntN(len(damaged))] ^= byte(1 + rng.IntN(255))
+			if err := read(damaged); err == nil {
+				t.Fatal("reading went on without end")
+			}
 		}
 	}
 	if err := read([]byte("PAR1 but nothing else PAR1")); !errors.Is(err, archive.ErrFormat) {

@@ -118,6 +118,7 @@ type sorter struct {
 	frame  []byte
 	chunks [][]byte // they never move: keys point into them
 	used   int
+	common map[string]parquet.Value
 }
 
 // held is one record of a sorter: 32 bytes beside its frame, which is recordOverhead.
@@ -146,6 +147,30 @@ func (s *sorter) keep(r *Record) held {
 	return place
 }
 
+// commonKeys is how many different keys are kept as one value each, commonSize the longest of them in bytes: comparing such a value with
+// itself takes no look at its bytes, of which each row has its own elsewhere.
+const (
+	commonKeys = 4096
+	commonSize = 256
+)
+
+// add adds a kept record to the rows.
+func (s *sorter) add(place held) {
+	if kind := place.key.Kind(); kind == parquet.ByteArray || kind == parquet.FixedLenByteArray {
+		if b := place.key.ByteArray(); len(b) <= commonSize {
+			if known, ok := s.common[string(b)]; ok {
+				place.key = known
+			} else if len(s.common) < commonKeys {
+				if s.common == nil {
+					s.common = map[string]parquet.Value{}
+				}
+				s.common[string(b)] = place.key
+			}
+		}
+	}
+	s.rows = append(s.rows, place)
+}
+
 // forget takes a kept record back.
 func (s *sorter) forget(place held) { s.chunks[place.chunk] = s.chunks[place.chunk][:place.at] }
 
@@ -164,6 +189,7 @@ func (s *sorter) sort(compare func(a, b parquet.Value) int) {
 // reset empties the sorter; pieces of the usual size are used again.
 func (s *sorter) reset() {
 	clear(s.rows)
+	clear(s.common)
 	s.rows, s.used = s.rows[:0], 0
 	for i := range s.chunks {
 		if s.chunks[i] = s.chunks[i][:0]; cap(s.chunks[i]) > chunkBytes {

@@ -252,6 +252,24 @@ func TestSortedUndecodable(t *testing.T) {
 	}
 }
 
+// An object without rows has an order as well, and nothing in it.
+func TestSortedWithoutRows(t *testing.T) {
+	var b bytes.Buffer
+	w, err := archive.NewWriter(&b, compile(t, usageSchema), archive.Range{Topic: "usage.events", SortBy: "account"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.DeadLetter(3); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Close(5); err != nil {
+		t.Fatal(err)
+	}
+	if got, f := decode(t, b.Bytes()); len(got) != 0 || f.DeadLetters != 1 || f.SortedBy != "account" {
+		t.Errorf("%d rows, %+v", len(got), f)
+	}
+}
+
 // An object whose rows are not in the order that it claims is refused: engines would skip rows by it.
 func TestClaimedOrderIsChecked(t *testing.T) {
 	schema := compile(t, usageSchema)

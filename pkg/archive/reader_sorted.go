@@ -52,9 +52,13 @@ func (r *Reader) fillSorter() error {
 	if len(r.groups) == 0 {
 		return r.fill() // the end
 	}
+	rows := r.groups[0].NumRows()
+	if rows <= 0 {
+		return fmt.Errorf("%w: a row group has %d rows", ErrFormat, rows)
+	}
 	var before sortedRow
 	size, most := 0, 0
-	for range r.groups[0].NumRows() {
+	for range rows {
 		rec, row, err := r.nextRow()
 		if errors.Is(err, io.EOF) {
 			return fmt.Errorf("%w: a row group has less rows than its metadata says", ErrFormat)

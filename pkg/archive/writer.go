@@ -326,7 +326,7 @@ func (w *Writer) hold(r *Record) error {
 	case w.order.leaf == leafTimestamp:
 		place.key = parquet.Int64Value(kept.Timestamp)
 	}
-	w.sorter.rows = append(w.sorter.rows, place)
+	w.sorter.add(place)
 	return nil
 }
 
