@@ -50,6 +50,7 @@ func (s *switched) String() string                               { return s.get(
 // works on real Kafka and a real S3 server. Each fault is reached, every record is archived once, memory is bounded.
 func TestProveFaults(t *testing.T) {
 	w := realKafka(t)
+	w.sortBy = []string{topic + "=account"}
 	proxy, err := fault.Start(w.store.Endpoint)
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +69,7 @@ func TestProveFaults(t *testing.T) {
 	}
 	bucket.to(ways[fault.Put])
 	cfg := w.config(100_000)
-	cfg.Idle, cfg.SortBy = 250*time.Millisecond, []string{topic + "=account"} // the kills are of a topic that is not sorted
+	cfg.Idle = 250 * time.Millisecond
 	a, err := archiver.Open(cfg, archiver.Parts{
 		Client: w.opts, TransactionalID: "faults", TransactionTimeout: 5 * time.Second, Bucket: bucket, Codec: w.codec, SpoolDir: t.TempDir(),
 		Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelError})),
@@ -160,7 +161,7 @@ func TestProveFaults(t *testing.T) {
 	} else {
 		t.Logf("%d of %d cases, at most %d MiB", met, n, used>>20)
 	}
-	w.verify("faults")
+	w.sorted(w.verify("faults"))
 }
 
 // heap is what is reachable and what the collector has not freed yet, in bytes.

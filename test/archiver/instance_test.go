@@ -33,7 +33,7 @@ func (i *instance) args() (args []string) {
 		"instance.id=" + i.id, "instance.state_dir=" + filepath.Join(i.w.dir, "state-"+i.id), "http.listen=", "log.format=text",
 		"archiver.topics=" + topic, fmt.Sprintf("archiver.max_records=%d", cfg.MaxRecords), "archiver.idle=" + cfg.Idle.String(),
 		"archiver.retry_max=" + cfg.RetryMax.String(), "archiver.session_timeout=" + cfg.SessionTimeout.String(),
-		"archiver.transaction_timeout=" + cfg.TransactionTimeout.String(),
+		"archiver.transaction_timeout=" + cfg.TransactionTimeout.String(), "archiver.sort_by=" + strings.Join(cfg.SortBy, ","),
 	} {
 		args = append(args, "--set", s)
 	}

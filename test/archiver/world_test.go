@@ -41,6 +41,7 @@ type world struct {
 	store    servers.S3Config
 	bucket   string
 	dir      string
+	sortBy   []string // of the archivers
 	opts     []kgo.Opt
 	admin    *kadm.Client
 }
@@ -121,7 +122,7 @@ func (w *world) open(bucket string) blob.Bucket {
 // config is the archiver's, small enough that there is always something to cut.
 func (w *world) config(maxRecords int) archiver.Config {
 	cfg := archiver.Default()
-	cfg.Topics, cfg.Prefix, cfg.MaxRecords = []string{topic}, prefix, maxRecords
+	cfg.Topics, cfg.Prefix, cfg.MaxRecords, cfg.SortBy = []string{topic}, prefix, maxRecords, w.sortBy
 	cfg.Idle, cfg.RetryMax, cfg.SessionTimeout, cfg.TransactionTimeout = 300*time.Millisecond, 500*time.Millisecond, session, 5*time.Second
 	return cfg
 }
