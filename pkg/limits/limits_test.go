@@ -276,17 +276,13 @@ func TestChangedBounds(t *testing.T) {
 }
 
 func BenchmarkAllow(b *testing.B) {
-	v, err := newView(Options{Codec: codec.New(nil, codec.Options{})})
-	if err != nil {
-		b.Fatal(err)
-	}
-	v.caughtUp.Store(true)
+	v := unfollowed(b)
 	const accounts = 100_000
 	names := make([]string, accounts)
 	for i := range names {
 		names[i] = fmt.Sprint("acct-", i)
 		for _, pack := range []string{"person", "*"} {
-			v.put(names[i], names[i]+"/"+pack+"/total", &limit{pack: pack, period: "total", limit: 100, remaining: 50})
+			v.put(names[i], names[i]+"/"+pack+"/total", &limit{terms: &terms{pack: pack, period: "total", until: never, end: never, limit: 100}, remaining: 50})
 		}
 	}
 	b.ReportAllocs()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"log/slog"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -59,16 +60,24 @@ type Decision struct {
 	Reset time.Time
 }
 
-// A limit is one LimitState in the form that Allow reads. Times are microseconds since 1970; ends are exclusive, and 0 for
-// none.
+// A limit is one LimitState in the form that decisions are made from.
 type limit struct {
-	pack, period     string
-	start, end       int64
-	contractEnd      int64
-	limit, remaining int64
-	exceeded         bool
-	watched          bool // the view saw the limit being reached, so what is beyond it was admitted meanwhile
+	*terms    // never changed
+	remaining int64
+	watched   bool // the view saw the limit being reached, so what is beyond it was admitted meanwhile
 }
+
+// terms are what limits of many accounts have in common. Times are microseconds since 1970; ends are exclusive.
+type terms struct {
+	pack, period string
+	start, until int64 // when it holds
+	end          int64 // of the period
+	limit        int64
+	exceeded     bool
+}
+
+// never ends.
+const never = math.MaxInt64
 
 // excess is how many units were used beyond the limit.
 func (l *limit) excess() int64 {
@@ -78,30 +87,53 @@ func (l *limit) excess() int64 {
 	return max(0, -l.remaining)
 }
 
-func (l *limit) holds(pack string, now int64) bool {
-	return (l.pack == pack || l.pack == "*") && l.start <= now && (l.end == 0 || now < l.end) && (l.contractEnd == 0 || now < l.contractEnd)
+// A choice is the limit that decides, of those offered.
+type choice struct {
+	*terms
+	remaining int64
 }
 
-// shards keep readers of different accounts off each other's locks.
-const shards = 64
+// or chooses between c and a limit that may not hold. Among exceeded limits the one that ends last is what the caller has
+// to wait for, among others the one with the least remaining is the next to refuse.
+func (c choice) or(t *terms, remaining int64, pack string, now int64) choice {
+	if t.pack != pack && t.pack != "*" || now < t.start || t.until <= now {
+		return c
+	}
+	switch {
+	case c.terms == nil, t.exceeded && !c.exceeded:
+	case t.exceeded != c.exceeded, t.exceeded && t.end <= c.end, !t.exceeded && remaining >= c.remaining:
+		return c
+	}
+	return choice{t, remaining}
+}
 
-type shard struct {
-	mu       sync.RWMutex
-	accounts map[string][]limit // never changed in place: a slice once read stays as it is
+func (c choice) decision() Decision {
+	if c.terms == nil {
+		return Decision{Allowed: true, Reason: Unlimited}
+	}
+	d := Decision{Allowed: !c.exceeded, Reason: Within, Pack: c.pack, Period: c.period, Limit: c.limit, Remaining: c.remaining}
+	if c.exceeded {
+		d.Reason = Exceeded
+	}
+	if c.end != never {
+		d.Reset = time.UnixMicro(c.end)
+	}
+	return d
 }
 
 // View follows usage.limits.
 type View struct {
 	o        Options
-	seed     maphash.Seed
-	shards   [shards]shard
+	seeds    seeds
+	mu       sync.RWMutex
+	accounts map[string][]limit    // under mu
+	table    atomic.Pointer[table] // made from accounts, written under mu
 	follower *follow.Follower
 	serde    *codec.Serde[event.LimitState]
 	caughtUp atomic.Bool
 	now      atomic.Int64 // microseconds since 1970, kept by tell; 0: ask the clock
 	close    sync.Once
 	closed   chan struct{}
-	names    map[string]string // see one; the follower's goroutine only
 
 	unknown struct{ allowed, refused prometheus.Counter }
 	states  prometheus.Counter
@@ -169,10 +201,8 @@ func newView(o Options) (*View, error) {
 	if o.Metrics == nil {
 		o.Metrics = prometheus.NewRegistry()
 	}
-	v := &View{o: o, seed: maphash.MakeSeed(), closed: make(chan struct{}), names: map[string]string{}, serde: codec.For[event.LimitState](o.Codec, schemas.UsageLimits)}
-	for i := range v.shards {
-		v.shards[i].accounts = map[string][]limit{}
-	}
+	v := &View{o: o, seeds: seeds{maphash.MakeSeed(), maphash.MakeSeed()}, accounts: map[string][]limit{}, closed: make(chan struct{}), serde: codec.For[event.LimitState](o.Codec, schemas.UsageLimits)}
+	v.table.Store(newTable(v.seeds, nil))
 	return v, v.register()
 }
 
@@ -226,31 +256,16 @@ func (v *View) take(ctx context.Context, rec *kgo.Record) {
 	}
 	v.states.Inc()
 	v.delay.Observe(max(0, v.o.Clock().Sub(s.UpdatedAt).Seconds()))
-	// Packs and periods are few: as one string each they stay in the CPU's caches.
-	l := &limit{pack: v.one(s.Pack), period: v.one(s.Period), start: s.PeriodStart.UnixMicro(), limit: s.Limit, remaining: s.Remaining, exceeded: s.State == event.LimitLevelExceeded}
+	l := limit{remaining: s.Remaining, terms: &terms{pack: s.Pack, period: s.Period, start: s.PeriodStart.UnixMicro(), until: never, end: never, limit: s.Limit,
+		exceeded: s.State == event.LimitLevelExceeded}}
 	if s.PeriodEnd != nil {
 		l.end = s.PeriodEnd.UnixMicro()
 	}
 	if s.ContractEndsAt != nil {
-		l.contractEnd = s.ContractEndsAt.UnixMicro()
+		l.until = s.ContractEndsAt.UnixMicro()
 	}
-	v.put(s.Account, string(rec.Key), l)
-}
-
-// maxNames bounds the packs and periods that are kept once.
-const maxNames = 10_000
-
-// one returns the same string for equal ones.
-func (v *View) one(name string) string {
-	have, ok := v.names[name]
-	if !ok {
-		if len(v.names) >= maxNames {
-			clear(v.names)
-		}
-		have = name
-		v.names[name] = have
-	}
-	return have
+	l.until = min(l.until, l.end)
+	v.put(s.Account, string(rec.Key), &l)
 }
 
 // cut splits a key account/pack/period.
@@ -273,27 +288,25 @@ func cut(key []byte) (account, pack, period string) {
 func (v *View) put(account, key string, l *limit) {
 	_, pack, period := cut([]byte(key))
 	old := v.o.Clock().Add(-24 * time.Hour).UnixMicro()
-	s := v.shard(account)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var next []limit
-	for _, have := range s.accounts[account] {
-		if l != nil && have.pack == pack && have.period == period {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	limits := slices.DeleteFunc(v.accounts[account], func(have limit) bool {
+		same := have.pack == pack && have.period == period
+		if same && l != nil {
 			v.watch(&have, l)
 		}
-		if have.pack == pack && have.period == period || have.end != 0 && have.end < old {
-			continue
-		}
-		next = append(next, have)
+		return same || have.end < old
+	})
+	if l != nil && l.end >= old {
+		limits = append(limits, *l)
 	}
-	if l != nil && (l.end == 0 || l.end >= old) {
-		next = append(next, *l)
+	if v.accounts[account] = limits; len(limits) == 0 {
+		delete(v.accounts, account)
 	}
-	if len(next) == 0 {
-		delete(s.accounts, account)
-		return
+	t := v.table.Load()
+	if t.write(v.seeds.id(account), limits); t.full() {
+		v.table.Store(newTable(v.seeds, v.accounts))
 	}
-	s.accounts[account] = slices.Clip(next)
 }
 
 // watch measures what was admitted beyond a limit: from the state that says that it is reached to the last count that
@@ -331,10 +344,6 @@ func (v *View) Overshoot() Overshoot {
 	return Overshoot{Worst: v.overshoot.worst.Load(), Units: v.overshoot.units.Load(), Crossings: v.overshoot.crossings.Load()}
 }
 
-func (v *View) shard(account string) *shard {
-	return &v.shards[maphash.String(v.seed, account)%shards]
-}
-
 // Allow says whether a call of an account to a pack may go on. It does not count the call: usage events do.
 func (v *View) Allow(account, pack string) Decision {
 	if !v.caughtUp.Load() && !v.catchUp() {
@@ -345,44 +354,17 @@ func (v *View) Allow(account, pack string) Decision {
 		}
 		return Decision{Allowed: v.o.Open, Reason: NotCaughtUp}
 	}
-	s := v.shard(account)
-	s.mu.RLock()
-	limits := s.accounts[account]
-	s.mu.RUnlock()
-	if len(limits) == 0 {
-		return Decision{Allowed: true, Reason: Unlimited}
-	}
 	now := v.micros()
-	var tightest *limit
-	for i := range limits {
-		l := &limits[i]
-		if !l.holds(pack, now) {
-			continue
-		}
-		// Among exceeded limits the one that ends last is what the caller has to wait for.
-		switch {
-		case tightest == nil, l.exceeded && !tightest.exceeded:
-			tightest = l
-		case l.exceeded != tightest.exceeded:
-		case l.exceeded:
-			if l.end == 0 || tightest.end != 0 && l.end > tightest.end {
-				tightest = l
-			}
-		case l.remaining < tightest.remaining:
-			tightest = l
-		}
+	if c, ok := v.table.Load().choose(v.seeds.id(account), pack, now); ok {
+		return c.decision()
 	}
-	if tightest == nil {
-		return Decision{Allowed: true, Reason: Unlimited}
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	var c choice
+	for _, l := range v.accounts[account] {
+		c = c.or(l.terms, l.remaining, pack, now)
 	}
-	d := Decision{Allowed: !tightest.exceeded, Reason: Within, Pack: tightest.pack, Period: tightest.period, Limit: tightest.limit, Remaining: tightest.remaining}
-	if tightest.exceeded {
-		d.Reason = Exceeded
-	}
-	if tightest.end != 0 {
-		d.Reset = time.UnixMicro(tightest.end)
-	}
-	return d
+	return c.decision()
 }
 
 func (v *View) catchUp() bool {
