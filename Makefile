@@ -19,7 +19,7 @@ demo: ## the whole main job on embedded parts, ending in a printed result
 .PHONY: test
 test: lint check-generated check-modules ## everything, real servers included
 	go test -timeout 15m $(filter-out ./test/...,$(PACKAGES))
-	go run ./test/servers/cmd/servers run -- go test -tags servers -timeout 40m -p 2 ./test/...
+	go run ./test/servers/cmd/servers run -- go test -tags servers -timeout 40m -p 1 ./test/...
 
 .PHONY: test-fast
 test-fast: ## what needs no server: unit tests and tests on embedded parts
