@@ -3,6 +3,7 @@ package archiver
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -58,7 +59,8 @@ func (c *connect) prepare(ctx context.Context, bucket string, n int) (*exec.Cmd,
 	b := c.b
 	c.bucket, c.tables = bucket, nil
 	dir := b.path(fmt.Sprint("connect-", n))
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	// A catalogue that an earlier bench left there names objects of a bucket that is gone: all tasks would stand still.
+	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o755)); err != nil {
 		return nil, fmt.Errorf("making a directory: %w", err)
 	}
 	worker := map[string]string{
