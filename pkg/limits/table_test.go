@@ -3,6 +3,7 @@ package limits
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 
@@ -119,6 +120,42 @@ func TestDecisionsBesideAWriter(t *testing.T) {
 		if i%10 == 0 {
 			put(fmt.Sprint("other-", i), "*", i%700, 1) // the table grows meanwhile
 		}
+	}
+	close(done)
+	readers.Wait()
+}
+
+// A line that is written while it is read is noticed at the end of the reading: packs of long names make that last, so that
+// limits move within the line meanwhile.
+func TestLinesWrittenMeanwhile(t *testing.T) {
+	v := unfollowed(t)
+	pack := strings.Repeat("p", 64<<10)
+	put := func(pack, period string, remaining int64) {
+		v.put("a", "a/"+pack+"/"+period, &limit{remaining: remaining, terms: &terms{pack: pack, period: period, until: never, end: never, limit: 100}})
+	}
+	own := strings.Clone(pack) // the same bytes elsewhere: they are compared
+	for i := range 5 {
+		put(own, fmt.Sprint(i), 50)
+	}
+	put("*", "total", 1) // the one that decides
+	done := make(chan struct{})
+	var readers sync.WaitGroup
+	readers.Go(func() {
+		for {
+			if d := v.Allow("a", pack); d.Pack != "*" || d.Remaining != 1 {
+				t.Errorf("pack of %d bytes, remaining %d: the limit that decides was missed", len(d.Pack), d.Remaining)
+				return
+			}
+			select {
+			case <-done:
+				return
+			default:
+			}
+		}
+	})
+	for i := range 3000 {
+		put(own, fmt.Sprint(i%5), 50)
+		put("*", "total", 1)
 	}
 	close(done)
 	readers.Wait()
