@@ -114,7 +114,7 @@ func TestDecisionsBesideAWriter(t *testing.T) {
 			}
 		})
 	}
-	for i := range int64(50_000) {
+	for i := range int64(5_000) {
 		put("a", "person", 1_000_000, 900_000)
 		put("a", "*", 1+i%500, 10*(1+i%500))
 		if i%10 == 0 {
