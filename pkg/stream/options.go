@@ -64,6 +64,7 @@ type Options struct {
 
 	// CommitInterval is how long a transaction collects, 10 ms or more; default 100 ms. As long as the brokers hold more behind it
 	// than it has read, and than 10,000 records, it goes on, up to five times as long: what is read late anyway is written in fewer rows.
+	// The first that is committed behind an assignment does not go on, whatever is waiting, so that results move soon behind a restart.
 	CommitInterval time.Duration
 	// WriteInterval is how long rows of committed transactions are collected before they are written to disk; default 1 s.
 	// What a crash loses of them is read again from the changelog, no more than about WriteRecords records (with derived stores:
