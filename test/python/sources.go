@@ -1,5 +1,5 @@
-// Package python holds the scripts that check what Databus writes with DuckDB and pyarrow, and the pins of what they need.
-// Package pytool runs them.
+// Package python holds the scripts that check what Databus writes with DuckDB and pyarrow, and the pins of what they need,
+// of moto (moto.txt), which is test/seal's KMS, and of the FEBRL data sets (febrl.txt). Package pytool runs and installs them.
 package python
 
 import "embed"

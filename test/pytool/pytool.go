@@ -1,7 +1,7 @@
 // Package pytool runs the scripts of test/python in a virtual environment, to show that stock DuckDB and pyarrow read
-// what Databus writes, and hands out the FEBRL data sets.
+// what Databus writes, makes the one in which test/seal runs moto, and hands out the FEBRL data sets.
 //
-// Promise: the environment holds exactly the pinned packages; it is made once and kept in the tests' cache.
+// Promise: an environment holds exactly the packages that its requirement file pins; it is made once and kept in the tests' cache.
 //
 // Concurrency: safe for use from several goroutines and processes.
 //
