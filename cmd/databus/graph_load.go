@@ -23,15 +23,13 @@ import (
 
 type graphLoadCmd struct {
 	secretsFlags
-	CSV     string    `required:"" xor:"file" predictor:"csv" placeholder:"FILE" help:"CSV file with a header line."`
-	NDJSON  string    `name:"ndjson" required:"" xor:"file" placeholder:"FILE" help:"File with a JSON object a line; members of nested objects are columns named a.b."`
-	Parquet string    `required:"" xor:"file" placeholder:"FILE" help:"Parquet file; columns of groups are named a.b, those of lists are left out."`
-	Source  string    `required:"" placeholder:"NAME" help:"Name of the data source; evidence is known by it and its own id."`
-	ID      string    `default:"evidence_id" placeholder:"COLUMN" help:"Column of the evidence's id within the source."`
-	Map     []string  `placeholder:"FIELD=COLUMN" help:"Where a field comes from, such as birth_date=date_of_birth; other columns keep their names."`
-	At      time.Time `placeholder:"TIME" help:"When it was observed, RFC 3339; of two loads of one id the newer one counts. Default: now."`
-	Region  string    `default:"US" placeholder:"CC" help:"Country of phone numbers without a country code, as ingest's region."`
-	Format  string    `enum:"text,json" default:"text" help:"Of the summary."`
+	fileFlags
+	Source string    `required:"" placeholder:"NAME" help:"Name of the data source; evidence is known by it and its own id."`
+	ID     string    `default:"evidence_id" placeholder:"COLUMN" help:"Column of the evidence's id within the source."`
+	Map    []string  `placeholder:"FIELD=COLUMN" help:"Where a field comes from, such as birth_date=date_of_birth; other columns keep their names."`
+	At     time.Time `placeholder:"TIME" help:"When it was observed, RFC 3339; of two loads of one id the newer one counts. Default: now."`
+	Region string    `default:"US" placeholder:"CC" help:"Country of phone numbers without a country code, as ingest's region."`
+	Format string    `enum:"text,json" default:"text" help:"Of the summary."`
 }
 
 func (graphLoadCmd) Help() string {
@@ -70,7 +68,7 @@ func (c graphLoadCmd) Run(ctx context.Context, g *Globals) error {
 	if err != nil {
 		return err
 	}
-	format, file := importCmd{CSV: c.CSV, NDJSON: c.NDJSON, Parquet: c.Parquet}.file()
+	format, file := c.input()
 	rows, err := load.Open(format, file, load.Mapping{Account: c.Source, RecordID: c.ID, Fields: fields, Run: "evidence"})
 	if err != nil {
 		return err

@@ -19,10 +19,26 @@ import (
 	"databus/services/ingest/client"
 )
 
+// fileFlags name the file to load.
+type fileFlags struct {
+	CSV     string `required:"" xor:"file" predictor:"csv" placeholder:"FILE" help:"CSV file with a header line."`
+	NDJSON  string `name:"ndjson" required:"" xor:"file" placeholder:"FILE" help:"File with a JSON object a line; members of nested objects are columns named a.b."`
+	Parquet string `required:"" xor:"file" placeholder:"FILE" help:"Parquet file; columns of groups are named a.b, those of lists are left out."`
+}
+
+// input is the file that was named, and its format.
+func (f fileFlags) input() (format, path string) {
+	switch {
+	case f.NDJSON != "":
+		return load.FormatNDJSON, f.NDJSON
+	case f.Parquet != "":
+		return load.FormatParquet, f.Parquet
+	}
+	return load.FormatCSV, f.CSV
+}
+
 type importCmd struct {
-	CSV       string   `required:"" xor:"file" predictor:"csv" placeholder:"FILE" help:"CSV file with a header line."`
-	NDJSON    string   `name:"ndjson" required:"" xor:"file" placeholder:"FILE" help:"File with a JSON object a line; members of nested objects are columns named a.b."`
-	Parquet   string   `required:"" xor:"file" placeholder:"FILE" help:"Parquet file; columns of groups are named a.b, those of lists are left out."`
+	fileFlags
 	Account   string   `required:"" placeholder:"ID" help:"Account that the records belong to."`
 	RecordID  string   `default:"record_id" placeholder:"COLUMN" help:"Column of the customer's own id."`
 	Map       []string `placeholder:"FIELD=COLUMN" help:"Where a field comes from, such as birth_date=date_of_birth; other columns keep their names."`
@@ -77,7 +93,7 @@ func (c importCmd) Run(ctx context.Context, g *Globals) error {
 	if err := graph.CheckComposites(composites); err != nil {
 		return fmt.Errorf("--composite: they %w", err)
 	}
-	format, file := c.file()
+	format, file := c.input()
 	if c.RunName == "" {
 		if c.RunName, err = digest(format, file, composites); err != nil {
 			return err
@@ -132,17 +148,6 @@ func (c importCmd) Run(ctx context.Context, g *Globals) error {
 		return fmt.Errorf("%d records of %s were refused", sum.Refused, file)
 	}
 	return nil
-}
-
-// file is the one that was named, and its format.
-func (c importCmd) file() (format, path string) {
-	switch {
-	case c.NDJSON != "":
-		return load.FormatNDJSON, c.NDJSON
-	case c.Parquet != "":
-		return load.FormatParquet, c.Parquet
-	}
-	return load.FormatCSV, c.CSV
 }
 
 // digest names a load by its content, so that the same file sent again is a repeat; with other composites it is none.
