@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"databus/pkg/blob"
+	"databus/pkg/seal/kmstest"
 )
 
 // rulesServer answers as S3 does about a bucket's lifecycle rules, and keeps their XML. Real servers are asked in test/blob.
@@ -46,8 +47,7 @@ const (
 )
 
 func TestDropDeadParts(t *testing.T) {
-	t.Setenv("AWS_ACCESS_KEY_ID", "test")
-	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
+	kmstest.Credentials(t)
 	for name, c := range map[string]struct {
 		server rulesServer
 		set    bool

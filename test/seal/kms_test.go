@@ -3,8 +3,8 @@
 package seal
 
 import (
-	"context"
 	"errors"
+	"net"
 	"os/exec"
 	"path/filepath"
 	"testing"
@@ -18,6 +18,7 @@ import (
 
 	"databus/pkg/embedded"
 	"databus/pkg/seal"
+	"databus/pkg/seal/kmstest"
 	"databus/pkg/service"
 	"databus/pkg/topics"
 	"databus/schemas"
@@ -36,12 +37,11 @@ func startKMS(t *testing.T) (moto *process.Program, endpoint string, owner *kms.
 	must(t, err)
 	address, err := process.FreeAddress()
 	must(t, err)
-	t.Setenv("AWS_ACCESS_KEY_ID", "test")
-	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
-	t.Setenv("AWS_CONFIG_FILE", "/nonexistent")
-	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+	host, port, err := net.SplitHostPort(address)
+	must(t, err)
+	kmstest.Credentials(t)
 	moto = &process.Program{Name: "moto", Log: filepath.Join(t.TempDir(), "moto.log")}
-	must(t, moto.Start(exec.Command(python, "-m", "moto.server", "-H", "127.0.0.1", "-p", address[len("127.0.0.1:"):])))
+	must(t, moto.Start(exec.Command(python, "-m", "moto.server", "-H", host, "-p", port)))
 	t.Cleanup(func() { must(t, moto.Kill()) })
 	endpoint = "http://" + address
 	owner = kms.New(kms.Options{BaseEndpoint: &endpoint, Region: region, Credentials: credentials.NewStaticCredentialsProvider("test", "test", "")})
@@ -134,7 +134,7 @@ func keyrings(t *testing.T) func(*seal.Keys) *seal.Keyring {
 	c := codec.New(codec.NewRegistry(stack.Registry.URL()), codec.Options{RegisterSchemas: true})
 	return func(keys *seal.Keys) *seal.Keyring {
 		t.Helper()
-		ring, err := seal.OpenKeyring(context.WithoutCancel(t.Context()), seal.Options{Kafka: opts, Codec: c, Keys: keys})
+		ring, err := seal.OpenKeyring(t.Context(), seal.Options{Kafka: opts, Codec: c, Keys: keys})
 		must(t, err)
 		t.Cleanup(ring.Close)
 		must(t, ring.CaughtUp(t.Context()))

@@ -31,13 +31,19 @@ type Server struct {
 	seen     []map[string]string // encryption contexts
 }
 
-// New starts a server that ends with the test, and gives the test credentials that are good for nothing.
-func New(t testing.TB, arns ...string) *Server {
+// Credentials gives the test credentials of AWS that are good for nothing, instead of the user's own.
+func Credentials(t testing.TB) {
 	t.Helper()
 	t.Setenv("AWS_ACCESS_KEY_ID", "test")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "test")
 	t.Setenv("AWS_CONFIG_FILE", "/nonexistent")
 	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", "/nonexistent")
+}
+
+// New starts a server that ends with the test, which gets Credentials.
+func New(t testing.TB, arns ...string) *Server {
+	t.Helper()
+	Credentials(t)
 	s := &Server{t: t, keys: map[string]cipher.AEAD{}, calls: map[string]int{}}
 	for _, arn := range arns {
 		var key [32]byte
