@@ -30,6 +30,16 @@ func (w *world) backfill(from int64) archiver.Backfilled {
 	return sum
 }
 
+// lose deletes the objects that were found.
+func (w *world) lose(s state) {
+	w.t.Helper()
+	for key := range s.sums {
+		if err := w.bucket.Delete(w.t.Context(), key); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+}
+
 // Objects that the bucket lost come back byte by byte, however they were cut; nothing else is touched.
 func TestBackfillOfLostObjects(t *testing.T) {
 	parallel(t)
@@ -140,11 +150,7 @@ func TestBackfillRefusesWhatDiffers(t *testing.T) {
 	w.archived(schemas.UsageEvents)
 	r.stop(t)
 	s := w.list(schemas.UsageEvents)
-	for key := range s.sums {
-		if err := w.bucket.Delete(t.Context(), key); err != nil {
-			t.Fatal(err)
-		}
-	}
+	w.lose(s)
 	// Another layout makes other bytes.
 	layout := archive.LayoutName(w.cfg.Prefix, schemas.UsageEvents)
 	was, _, err := blob.ReadAll(t.Context(), w.bucket, layout, 1000)

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -50,11 +49,7 @@ func TestSortedTopic(t *testing.T) {
 			}
 		}
 	}
-	for key := range after.sums {
-		if err := w.bucket.Delete(t.Context(), key); err != nil {
-			t.Fatal(err)
-		}
-	}
+	w.lose(after)
 	if sum := w.backfill(0); sum.Again != len(after.sums) || len(sum.Differing) > 0 {
 		t.Errorf("made again: %+v, want %d", sum, len(after.sums))
 	}
@@ -120,13 +115,14 @@ func TestOrderFollowsTheSchema(t *testing.T) {
 	for range 3 {
 		produce(old, "")
 	}
-	var log lines
-	w.start("a", nil, func(p *archiver.Parts) { p.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+	var log strings.Builder
+	r := w.start("a", nil, func(p *archiver.Parts) { p.Log = slog.New(slog.NewTextHandler(&log, nil)) })
 	w.archived(topic)
 	produce(now, "zoe")
 	produce(old, "")
 	produce(now, "adam")
 	w.archived(topic)
+	r.stop(t) // nothing writes to the log any more
 	objects := w.list(topic).objects[0]
 	if len(objects) != 2 || objects[0].SortedBy != "" || objects[0].SchemaID != old || objects[1].SortedBy != "who" || objects[1].SchemaID != now {
 		t.Errorf("%+v", objects)
@@ -159,22 +155,4 @@ func TestOrderIsChecked(t *testing.T) {
 	if err := cfg.Validate(); err == nil || !strings.Contains(err.Error(), "usage.events is named twice") {
 		t.Error(err)
 	}
-}
-
-// lines collects a log.
-type lines struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
