@@ -56,6 +56,8 @@ func TestProveFaults(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(proxy.Close)
+	proxied := w.store
+	proxied.Endpoint = proxy.URL()
 	bucket := &switched{}
 	ways := map[fault.Op]blob.Bucket{}
 	for _, op := range fault.Ops() {
@@ -63,7 +65,7 @@ func TestProveFaults(t *testing.T) {
 		if op == fault.Put {
 			from = "1073741824"
 		}
-		if ways[op], err = blob.Open(t.Context(), w.bucketURL(w.bucket, proxy.URL(), "&answer_timeout=700ms&part_size=5242880&parts_from="+from)); err != nil {
+		if ways[op], err = blob.Open(t.Context(), proxied.BucketURL(w.bucket)+"&answer_timeout=700ms&part_size=5242880&parts_from="+from); err != nil {
 			t.Fatal(err)
 		}
 	}

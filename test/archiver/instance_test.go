@@ -29,7 +29,7 @@ func (i *instance) args() (args []string) {
 	cfg := i.w.config(i.maxRecords)
 	for _, s := range []string{
 		"kafka.brokers=" + strings.Join(i.w.seeds, ","), "registry.url=" + i.w.registry, "registry.register_schemas=true",
-		"bucket.url=" + i.w.bucketURL(i.w.bucket, i.w.store.Endpoint, ""),
+		"bucket.url=" + i.w.store.BucketURL(i.w.bucket),
 		"instance.id=" + i.id, "instance.state_dir=" + filepath.Join(i.w.dir, "state-"+i.id), "http.listen=", "log.format=text",
 		"archiver.topics=" + topic, fmt.Sprintf("archiver.max_records=%d", cfg.MaxRecords), "archiver.idle=" + cfg.Idle.String(),
 		"archiver.retry_max=" + cfg.RetryMax.String(), "archiver.session_timeout=" + cfg.SessionTimeout.String(),

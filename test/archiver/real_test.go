@@ -5,8 +5,6 @@
 package archiver
 
 import (
-	"fmt"
-	"net/url"
 	"os"
 	"os/exec"
 	"testing"
@@ -47,8 +45,7 @@ func TestArchiverOnRealServers(t *testing.T) {
 	cmd.Env = append(os.Environ(),
 		"ARCHIVER_TEST_KAFKA="+kafka.Addr,
 		"ARCHIVER_TEST_REGISTRY="+servers.RegistryURL(registry),
-		fmt.Sprintf("ARCHIVER_TEST_BUCKET=s3://%s/run-%%d?path_style=true&region=%s&endpoint=%s",
-			bucket, store.Region, url.QueryEscape(store.Endpoint)),
+		"ARCHIVER_TEST_BUCKET="+store.BucketURL(bucket+"/run-%d"), // the number is the tests' own
 		"AWS_ACCESS_KEY_ID="+store.AccessKey, "AWS_SECRET_ACCESS_KEY="+store.SecretKey)
 	out, err := cmd.CombinedOutput()
 	t.Logf("%s", out)

@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -106,13 +105,9 @@ func (w *world) newBucket() string {
 	return name
 }
 
-func (w *world) bucketURL(bucket, endpoint, more string) string {
-	return fmt.Sprintf("s3://%s?path_style=true&region=%s&endpoint=%s%s", bucket, w.store.Region, url.QueryEscape(endpoint), more)
-}
-
 func (w *world) open(bucket string) blob.Bucket {
 	w.t.Helper()
-	b, err := blob.Open(w.t.Context(), w.bucketURL(bucket, w.store.Endpoint, ""))
+	b, err := blob.Open(w.t.Context(), w.store.BucketURL(bucket))
 	if err != nil {
 		w.t.Fatal(err)
 	}

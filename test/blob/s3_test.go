@@ -6,7 +6,6 @@ package blob
 import (
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"strings"
 	"testing"
@@ -31,7 +30,7 @@ func bucketURL(t *testing.T, name string) string {
 	if _, err := server.Client().CreateBucket(t.Context(), &s3.CreateBucketInput{Bucket: &bucket}); err != nil {
 		t.Fatal(err)
 	}
-	return fmt.Sprintf("s3://%s?path_style=true&region=%s&endpoint=%s", bucket, server.Region, url.QueryEscape(server.Endpoint))
+	return server.BucketURL(bucket)
 }
 
 func TestS3(t *testing.T) { suite(t, "suite", "") }
