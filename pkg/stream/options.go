@@ -62,8 +62,10 @@ type Options struct {
 	StateDir string
 	StateFS  vfs.FS
 
-	// CommitInterval is how long a transaction collects, 10 ms or more; default 100 ms. As long as the brokers hold more behind it
-	// than it has read, and than 10,000 records, it goes on, up to five times as long: what is read late anyway is written in fewer rows.
+	// CommitInterval is how far apart commits begin, 10 ms or more; default 100 ms: what comes behind a quiet time is committed at once.
+	// Brokers whose commits take longer than half of it are left as much time between them, up to an interval. As long as the brokers
+	// hold more behind a transaction than it has read, and than 10,000 records, it goes on, up to five intervals longer: what is read
+	// late anyway is written in fewer rows.
 	// The first that is committed behind an assignment does not go on, whatever is waiting, so that results move soon behind a restart.
 	CommitInterval time.Duration
 	// WriteInterval is how long rows of committed transactions are collected before they are written to disk; default 1 s.

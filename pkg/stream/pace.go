@@ -61,6 +61,26 @@ const (
 	backlogMin = 10_000
 )
 
+// lap is the time that something took.
+type lap struct{ began, ended time.Time }
+
+func (l lap) took() time.Duration { return l.ended.Sub(l.began) }
+
+// collectUntil is when a transaction that begins now has collected for long enough: an interval behind the beginning of the last
+// commit. So what comes behind a quiet time is committed at once, and nothing waits for an interval and two commits. As much time
+// as that commit took is left between the two, up to an interval, lest brokers that are slow had nothing but commits to do.
+func (r *Runtime) collectUntil(now time.Time) time.Time {
+	interval := min(r.o.CommitInterval, r.o.TransactionTimeout/4)
+	at := r.last.ended.Add(min(r.last.took(), interval))
+	if next := r.last.began.Add(interval); next.After(at) {
+		at = next
+	}
+	if now.After(at) {
+		return now
+	}
+	return at
+}
+
 // due says whether the open transaction has collected for long enough.
 func (r *Runtime) due() bool {
 	now := time.Now()

@@ -213,6 +213,35 @@ func TestDue(t *testing.T) {
 	check("a quarter of the transaction timeout is over", interval+time.Second, true)
 }
 
+// Commits are an interval apart, and leave the brokers as much time as they take.
+func TestCollectUntil(t *testing.T) {
+	const interval = 20 * time.Millisecond
+	now := time.Now()
+	r := &Runtime{o: Options{CommitInterval: interval, TransactionTimeout: time.Hour}}
+	for _, c := range []struct {
+		what       string
+		took, over time.Duration // of the last commit; how long ago it ended
+		want       time.Duration
+	}{
+		{"a quick commit just now", 5 * time.Millisecond, 0, 15 * time.Millisecond},
+		{"a quick commit, and nothing came for a while", 5 * time.Millisecond, 10 * time.Millisecond, 5 * time.Millisecond},
+		{"a quiet time", 5 * time.Millisecond, time.Second, 0},
+		{"a commit of more than half an interval", 15 * time.Millisecond, 0, 15 * time.Millisecond},
+		{"a commit of an interval", interval, 0, interval},
+		{"a slow commit", time.Second, 0, interval},
+		{"a slow commit some time ago", time.Second, interval + 1, 0},
+	} {
+		r.last = lap{now.Add(-c.over - c.took), now.Add(-c.over)}
+		if got := r.collectUntil(now).Sub(now); got != c.want {
+			t.Errorf("%s: %v, want %v", c.what, got, c.want)
+		}
+	}
+	r.last = lap{}
+	if got := r.collectUntil(now).Sub(now); got != 0 {
+		t.Errorf("the first transaction waits %v", got)
+	}
+}
+
 // However long a transaction may collect: what it is going to write ends it, and what a restart would read again is written.
 func TestRowsEndTransactions(t *testing.T) {
 	t.Parallel()

@@ -44,6 +44,7 @@ type Runtime struct {
 	// Used by Run's goroutine only.
 	pace     pace
 	begun    time.Time // when the open transaction began
+	last     lap       // the last commit
 	open     bool
 	deadline time.Time // when the open transaction ends
 	records  int       // of the open transaction
@@ -357,7 +358,7 @@ func (r *Runtime) begin() error {
 		return r.fatal("beginning a transaction", err)
 	}
 	r.begun = time.Now()
-	r.open, r.records, r.deadline = true, 0, r.begun.Add(min(r.o.CommitInterval, r.o.TransactionTimeout/4))
+	r.open, r.records, r.deadline = true, 0, r.collectUntil(r.begun)
 	r.late.Store(false)
 	return nil
 }

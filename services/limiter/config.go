@@ -7,7 +7,7 @@ import (
 
 // Config of the service, beside what every service has.
 type Config struct {
-	CommitInterval     time.Duration `doc:"How long a transaction collects counts, 10ms or more; limits are this late."`
+	CommitInterval     time.Duration `doc:"How far apart transactions of counts are committed, 10ms or more; limits are up to this late."`
 	TransactionTimeout time.Duration `doc:"Kafka's transaction timeout; also how long a dead instance blocks its successor elsewhere."`
 	SessionTimeout     time.Duration `doc:"After this time without heartbeat the group gives the partitions away."`
 	MaxRecords         int           `doc:"Counts of a transaction at most."`

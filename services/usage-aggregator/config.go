@@ -7,7 +7,7 @@ import (
 
 // Config of the service, beside what every service has.
 type Config struct {
-	CommitInterval     time.Duration `doc:"How long a transaction collects events, 10ms or more; counts are this late."`
+	CommitInterval     time.Duration `doc:"How far apart transactions of events are committed, 10ms or more; counts are up to this late."`
 	DedupWindow        time.Duration `doc:"Events with an id seen within this append time are dropped; 0 turns that off."`
 	TransactionTimeout time.Duration `doc:"Kafka's transaction timeout; also how long a dead instance blocks its successor elsewhere."`
 	SessionTimeout     time.Duration `doc:"After this time without heartbeat the group gives the partitions away."`
