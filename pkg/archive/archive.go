@@ -21,7 +21,7 @@ import (
 
 // EncoderVersion names the encoder. Whatever changes the bytes of any object needs a new one: the mapping of types, the
 // settings of pages and row groups, or the version of the Parquet library, where it writes other bytes.
-const EncoderVersion = "databus-archive/2"
+const EncoderVersion = "databus-archive/3"
 
 // Errors that callers tell apart, with errors.Is.
 var (

@@ -100,9 +100,9 @@ func (w *Writer) open() error {
 	w.out = parquet.NewGenericWriter[any](w.to, w.schema.parquetSchema(w.unique()),
 		parquet.SortingWriterConfig(parquet.SortingColumns(sorted...)),
 		parquet.BloomFilters(filters...),
-		parquet.CreatedBy("databus-archive", "2", "2"),
+		parquet.CreatedBy("databus-archive", "3", "3"),
 		parquet.Compression(&zstd.Codec{Level: zstd.SpeedFastest, Concurrency: 1}),
-		parquet.DataPageStatistics(true),
+		parquet.DataPageStatistics(false), // the column index has them
 		parquet.PageBufferSize(pageBytes),
 		parquet.DictionaryMaxBytes(dictionaryMax),
 		// A column index with whole payloads as bounds would hold much of the file twice.
