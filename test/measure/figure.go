@@ -1,15 +1,13 @@
 // Package measure prints the figures of proofs and benchmarks, each beside its goal.
 //
-// Promise: every figure is one line "figure: NAME VALUE UNIT (goal GOAL)", with MISSED behind it where the goal was. Pure
-// functions, safe for any number of goroutines.
+// Promise: every figure is one line "figure: NAME VALUE UNIT (goal GOAL)", with MISSED behind it where the goal was. Figures
+// are pure functions, safe for any number of goroutines; a Machine is for one.
 package measure
 
 import (
 	"fmt"
 	"io"
-	"os"
 	"slices"
-	"strings"
 )
 
 // Figure is one result with its goal.
@@ -60,13 +58,4 @@ func Median(values []float64) float64 {
 // Quantile returns the value below which a share of all values lies; values must be sorted and not empty.
 func Quantile(values []float64, share float64) float64 {
 	return values[min(len(values)-1, int(share*float64(len(values))))]
-}
-
-// Load is the machine's load average as the kernel prints it, so that a reader can judge the figures.
-func Load() string {
-	b, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return "unknown"
-	}
-	return strings.Join(strings.Fields(string(b))[:3], " ")
 }

@@ -62,6 +62,7 @@ func (o *Options) complete() {
 // bench is what all runs share: the broker, the registry and the input.
 type bench struct {
 	o        Options
+	machine  *measure.Machine
 	addr     string
 	broker   *servers.Process
 	registry string
@@ -85,8 +86,8 @@ func Run(ctx context.Context, o Options) (err error) {
 			}
 		}()
 	}
-	b := &bench{o: o, tool: filepath.Join(o.Dir, "bench-aggregator")}
-	fmt.Fprintf(o.Out, "%d events, %d rows, %d pairs; load average %s before\n", o.Events, o.Keys, o.Pairs, measure.Load())
+	b := &bench{o: o, tool: filepath.Join(o.Dir, "bench-aggregator"), machine: measure.Watch()}
+	fmt.Fprintf(o.Out, "%d events, %d rows, %d pairs; load average %s before\n", o.Events, o.Keys, o.Pairs, b.machine.Load())
 	if b.broker, err = servers.StartKafka(ctx, servers.Options{Heap: "1g"}); err != nil {
 		return err
 	}

@@ -58,7 +58,7 @@ func (b *bench) compare(ctx context.Context) error {
 		}
 		figures = append(figures, b.figures(sides, ceilings, dedup)...)
 	}
-	fmt.Fprintf(b.o.Out, "load average %s after\n", measure.Load())
+	fmt.Fprintf(b.o.Out, "load average %s after\n", b.machine.Load())
 	for _, f := range figures {
 		f.Print(b.o.Out)
 	}
@@ -76,7 +76,7 @@ func (b *bench) variant(ctx context.Context, contenders []contender, dedup bool)
 			return nil, nil, err
 		}
 		ceilings = append(ceilings, ceiling)
-		fmt.Fprintf(b.o.Out, "consume and decode: %.0f events per CPU second (load %s)\n", ceiling, measure.Load())
+		fmt.Fprintf(b.o.Out, "consume and decode: %.0f events per CPU second (load %s)\n", ceiling, b.machine.Load())
 		for i := range sides {
 			s := sides[(i+pair)%len(sides)] // who is first changes
 			r, p, err := b.throughput(ctx, s.c, dedup)
@@ -85,7 +85,7 @@ func (b *bench) variant(ctx context.Context, contenders []contender, dedup bool)
 			}
 			s.runs = append(s.runs, r)
 			fmt.Fprintf(b.o.Out, "%s, dedup %v, pair %d: %.1f CPU s, %.0f events per CPU second (%.0f over the last two thirds), %.1f s, %d MB, broker %.1f CPU s, %d outputs, exact (load %s)\n",
-				s.c.name(), dedup, pair+1, r.cpu.Seconds(), r.perCPU, r.late, r.wall.Seconds(), r.peak>>20, r.broker.Seconds(), r.outputs, measure.Load())
+				s.c.name(), dedup, pair+1, r.cpu.Seconds(), r.perCPU, r.late, r.wall.Seconds(), r.peak>>20, r.broker.Seconds(), r.outputs, b.machine.Load())
 			if pair < b.o.Pairs-1 || b.o.Quick {
 				if err := p.Stop(); err != nil {
 					return nil, nil, err

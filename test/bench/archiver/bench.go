@@ -66,6 +66,7 @@ type Options struct {
 
 type bench struct {
 	o        Options
+	machine  *measure.Machine
 	addr     string
 	registry string // URL of the Confluent API
 	apicurio string // URL of the registry's own API
@@ -87,8 +88,8 @@ func Run(ctx context.Context, o Options) (err error) {
 		}
 		defer func() { _ = os.RemoveAll(o.Dir) }()
 	}
-	b := &bench{o: o}
-	fmt.Fprintf(o.Out, "%d usage events and %d Databus records, %d runs; load average %s before\n", o.Events, o.Records, o.Runs, measure.Load())
+	b := &bench{o: o, machine: measure.Watch()}
+	fmt.Fprintf(o.Out, "%d usage events and %d Databus records, %d runs; load average %s before\n", o.Events, o.Records, o.Runs, b.machine.Load())
 	broker, err := servers.StartKafka(ctx, servers.Options{Heap: "1g"})
 	if err != nil {
 		return err
@@ -143,10 +144,10 @@ func Run(ctx context.Context, o Options) (err error) {
 				warm = fmt.Sprintf(" (%.0f k when warm)", r.warm/1000)
 			}
 			fmt.Fprintf(o.Out, "%s, run %d: %.0f k rows per CPU second%s, %.1f s of CPU in %.1f s, %d MiB at most, %d objects of %.1f MB in all, %.2f of what was sent (load %s)\n",
-				s.name(), n+1, r.perSecond()/1000, warm, r.CPU.Seconds(), r.took.Seconds(), r.Peak>>20, r.objects, float64(r.bytes)/1e6, float64(r.bytes)/float64(b.bytes), measure.Load())
+				s.name(), n+1, r.perSecond()/1000, warm, r.CPU.Seconds(), r.took.Seconds(), r.Peak>>20, r.objects, float64(r.bytes)/1e6, float64(r.bytes)/float64(b.bytes), b.machine.Load())
 		}
 	}
-	fmt.Fprintf(o.Out, "load average %s after\n", measure.Load())
+	fmt.Fprintf(o.Out, "load average %s after\n", b.machine.Load())
 	for _, f := range figures(sides) {
 		f.Print(o.Out)
 	}

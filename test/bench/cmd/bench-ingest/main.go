@@ -64,12 +64,13 @@ func run(ctx context.Context, o ingest.Options) (err error) {
 	}
 	defer cassandra.Close()
 	o.Brokers, o.Cassandra, o.Registry = []string{kafka.Addr}, []string{cassandra.Addr}, registry.URL()
+	machine := measure.Watch()
 	r, err := ingest.Run(ctx, o)
 	if err != nil {
 		return err
 	}
 	fmt.Printf("%d rounds of %d records, %d rows equal in both keyspaces; %d single calls at %d/s, %d of them failed; load average %s\n",
-		o.Rounds, o.Records, r.Rows, len(r.Latencies), o.Rate, r.Failed, measure.Load())
+		o.Rounds, o.Records, r.Rows, len(r.Latencies), o.Rate, r.Failed, machine.Load())
 	for _, f := range []measure.Figure{
 		{Name: "ingest_records_per_second", Value: measure.Median(r.Ingest), Unit: "records/s", None: true},
 		{Name: "driver_records_per_second", Value: measure.Median(r.Driver), Unit: "records/s", None: true},

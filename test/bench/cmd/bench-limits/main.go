@@ -76,6 +76,7 @@ func run(ctx context.Context, n int) (err error) {
 	rng := rand.New(rand.NewPCG(1, 2))
 	rng.Shuffle(len(accounts), func(i, j int) { accounts[i], accounts[j] = accounts[j], accounts[i] })
 	zipf := rand.NewZipf(rng, 1.01, 1, uint64(len(accounts)-1))
+	machine := measure.Watch()
 	r, err := decide(view, func() string { return accounts[zipf.Uint64()] })
 	if err != nil {
 		return err
@@ -84,7 +85,7 @@ func run(ctx context.Context, n int) (err error) {
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%d accounts, load average %s\n", n, measure.Load())
+	fmt.Printf("%d accounts, load average %s\n", n, machine.Load())
 	measure.Figure{Name: "decision_wall_ns", Value: float64(r.T.Nanoseconds()) / float64(r.N), Unit: "ns", None: true}.Print(os.Stdout)
 	measure.Figure{Name: "decision_uniform_ns", Value: uniform.Extra[cpuUnit], Unit: "ns", None: true}.Print(os.Stdout)
 	measure.Figure{Name: "decision_ns", Value: r.Extra[cpuUnit], Unit: "ns", Goal: 100, AtMost: true}.Print(os.Stdout)

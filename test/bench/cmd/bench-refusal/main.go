@@ -56,6 +56,7 @@ func run(ctx context.Context, o refusal.Options, onEmbedded bool) (err error) {
 		defer kafka.Close()
 		o.Brokers, broker = []string{kafka.Addr}, "one real broker"
 	}
+	machine := measure.Watch()
 	r, err := refusal.Run(ctx, o)
 	if err != nil {
 		return err
@@ -70,7 +71,7 @@ func run(ctx context.Context, o refusal.Options, onEmbedded bool) (err error) {
 		predicted += r.Predicted[i] / float64(len(r.Predicted))
 	}
 	fmt.Printf("%d accounts, %d at a time, %.0f of %d requests/s, commit interval %v, %s, %d restarts of services, %d usage events lost, load average %s\n",
-		o.Accounts, o.AtOnce, float64(r.Requests)/r.Seconds, o.Rate, o.Commit, broker, r.Restarts, r.Dropped, measure.Load())
+		o.Accounts, o.AtOnce, float64(r.Requests)/r.Seconds, o.Rate, o.Commit, broker, r.Restarts, r.Dropped, machine.Load())
 	for _, f := range []measure.Figure{
 		{Name: "refusal_p50_ms", Value: measure.Quantile(ms, 0.5), Unit: "ms", None: true},
 		{Name: "refusal_p99_ms", Value: measure.Quantile(ms, 0.99), Unit: "ms", None: true},

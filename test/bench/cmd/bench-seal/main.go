@@ -99,6 +99,7 @@ func run(ctx context.Context, accounts, records, payload, identifiers int, lengt
 		return err
 	}
 
+	machine := measure.Watch()
 	before := heap()
 	reader, err := open()
 	if err != nil {
@@ -120,7 +121,7 @@ func run(ctx context.Context, accounts, records, payload, identifiers int, lengt
 	if err != nil {
 		return err
 	}
-	fmt.Printf("%d accounts, %d records with keys, payloads of %d bytes, %d cores, load average %s\n", accounts, records, payload, cores, measure.Load())
+	fmt.Printf("%d accounts, %d records with keys, payloads of %d bytes, %d cores, load average %s\n", accounts, records, payload, cores, machine.Load())
 	measure.Figure{Name: "per_record_decrypts_per_second", Value: perRecord, Unit: "1/s", None: true}.Print(os.Stdout)
 	measure.Figure{Name: "bytes_per_wrapped_key", Value: float64(wrapped-before) / n, Unit: "bytes", None: true}.Print(os.Stdout)
 	measure.Figure{Name: "bytes_per_unwrapped_key", Value: float64(unwrapped-wrapped) / n, Unit: "bytes", None: true}.Print(os.Stdout)
