@@ -64,7 +64,7 @@ type Options struct {
 
 	// CommitInterval is how far apart commits begin, 10 ms or more; default 100 ms: what comes behind a quiet time is committed at once.
 	// Brokers whose commits take longer than half of it are left as much time between them, up to an interval. As long as the brokers
-	// hold more behind a transaction than it has read, and than 10,000 records, it goes on, up to five intervals longer: what is read
+	// hold more behind a transaction than it has read, and than 10,000 records, it goes on, up to ten intervals longer: what is read
 	// late anyway is written in fewer rows.
 	// The first that is committed behind an assignment does not go on, whatever is waiting, so that results move soon behind a restart.
 	CommitInterval time.Duration

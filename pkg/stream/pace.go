@@ -57,7 +57,7 @@ func (p *pace) size(left time.Duration) int {
 // catchUp is how many commit intervals a transaction may take while there is a backlog: more than it has read, and more than a
 // poll brings in passing, which would only delay it.
 const (
-	catchUp    = 5
+	catchUp    = 10
 	backlogMin = 10_000
 )
 

@@ -146,6 +146,9 @@ func (b *bench) throughput(ctx context.Context, c contender, dedup bool) (r resu
 	if err := c.fresh(ctx); err != nil {
 		return r, nil, err
 	}
+	if err := b.machine.Warm(2 << 30); err != nil {
+		return r, nil, err
+	}
 	brokerBefore, err := process.UsageOf(b.broker.PID())
 	if err != nil {
 		return r, nil, err

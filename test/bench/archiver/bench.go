@@ -300,6 +300,9 @@ func (b *bench) run(ctx context.Context, c contender, n int) (r result, err erro
 		return r, err
 	}
 	defer c.done()
+	if err := b.machine.Warm(8 << 30); err != nil {
+		return r, err
+	}
 	p := &process.Program{Name: c.name(), Log: b.path(c.name() + ".log")}
 	began := time.Now()
 	if err := p.Start(cmd); err != nil {
