@@ -25,6 +25,7 @@ import (
 	"databus/pkg/history"
 	"databus/pkg/identity"
 	"databus/pkg/job"
+	"databus/pkg/resource"
 	"databus/pkg/seal"
 	"databus/pkg/service"
 	"databus/schemas"
@@ -53,17 +54,17 @@ type Base struct {
 // Open opens everything but the jobs; see Jobs. Close it.
 func Open(ctx context.Context, env *service.Env) (_ *Base, err error) {
 	b := &Base{}
-	if b.Bucket, err = env.Bucket(ctx); err != nil {
+	if b.Bucket, err = resource.Bucket(ctx, env); err != nil {
 		return nil, err
 	}
-	if b.Stores, err = env.Stores(ctx); err != nil {
+	if b.Stores, err = resource.Stores(ctx, env); err != nil {
 		return nil, err
 	}
-	keys, err := env.Keys()
+	keys, err := resource.Keys(ctx, env)
 	if err != nil {
 		return nil, err
 	}
-	if b.Keyring, err = env.Keyring(ctx); err != nil {
+	if b.Keyring, err = resource.Keyring(ctx, env); err != nil {
 		return nil, err
 	}
 	// The region matters for normalising new records only; these are normalised.

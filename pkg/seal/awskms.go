@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/config"
@@ -12,10 +11,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/tink-crypto/tink-go-awskms/v3/integration/awskms"
 	"github.com/tink-crypto/tink-go/v2/tink"
-)
 
-// awsScheme begins the URIs of keys in AWS KMS, as Tink writes them.
-const awsScheme = "aws-kms://"
+	"databus/pkg/seal/kmsuri"
+)
 
 // kmsTimeout bounds one wrapping or unwrapping, the SDK's own retries included.
 const kmsTimeout = 10 * time.Second
@@ -31,22 +29,13 @@ type AWSKMS struct {
 
 // Validate checks the form.
 func (a AWSKMS) Validate() error {
-	_, _, err := a.parse()
+	_, _, err := kmsuri.Parse(a.URI)
 	return err
-}
-
-func (a AWSKMS) parse() (arn, region string, err error) {
-	arn, ok := strings.CutPrefix(a.URI, awsScheme)
-	parts := strings.Split(arn, ":")
-	if !ok || len(parts) != 6 || parts[0] != "arn" || parts[2] != "kms" || parts[3] == "" || !strings.HasPrefix(parts[5], "key/") {
-		return "", "", errors.New("the URI of a KMS key looks like aws-kms://arn:aws:kms:REGION:ACCOUNT:key/ID")
-	}
-	return arn, parts[3], nil
 }
 
 // useAWSKMS makes a key of AWS KMS the key-encryption key that wraps new data keys; nothing is asked of KMS yet.
 func (k *Keys) useAWSKMS(ctx context.Context, a AWSKMS) error {
-	arn, region, err := a.parse()
+	arn, region, err := kmsuri.Parse(a.URI)
 	if err != nil {
 		return fmt.Errorf("using AWS KMS: %w", err)
 	}

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"databus/pkg/seal"
+	"databus/pkg/seal/kmsuri"
 )
 
 // Config is the part of the configuration that every service has. Lists may be given as comma-separated text, durations
@@ -76,8 +76,6 @@ type KeysConfig struct {
 	KMSEndpoint string `koanf:"kms_endpoint" doc:"Base URL of KMS, for a VPC endpoint; empty means AWS's own."`
 	Cache       int    `doc:"Most unwrapped data keys in memory, about 0.9 KB each."`
 }
-
-func (c KeysConfig) kms() seal.AWSKMS { return seal.AWSKMS{URI: c.KMSURI, Endpoint: c.KMSEndpoint} }
 
 // InstanceConfig names one instance of a service.
 type InstanceConfig struct {
@@ -161,7 +159,7 @@ func (c Config) Validate() error {
 		bad("registry.url: %w", err)
 	}
 	if c.Keys.KMSURI != "" {
-		if err := c.Keys.kms().Validate(); err != nil {
+		if _, _, err := kmsuri.Parse(c.Keys.KMSURI); err != nil {
 			bad("keys.kms_uri: %w", err)
 		}
 	}

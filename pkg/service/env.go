@@ -1,7 +1,6 @@
 package service
 
 import (
-	"context"
 	"log/slog"
 	"sync"
 	"time"
@@ -10,9 +9,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 	"go.opentelemetry.io/otel/trace"
 
-	"databus/pkg/blob"
-	"databus/pkg/identity"
-	"databus/pkg/seal"
 	"databus/schemas/codec"
 )
 
@@ -30,7 +26,7 @@ type Env struct {
 	Health  *Health
 	Brokers []string
 	Codec   *codec.Codec
-	// BucketURL, IdentityURL and KeysFile are what Bucket, Stores and Keys open.
+	// BucketURL, IdentityURL and KeysFile are what package resource opens.
 	BucketURL, IdentityURL, KeysFile string
 	// TransactionalSuffix ends every transactional id; the embedded broker's start count is in it, because after
 	// kill -9 that broker hides later transactions of an id that had one open.
@@ -67,21 +63,6 @@ func (e *Env) Progress(name string) *Progress {
 	e.Health.Ask(name, p.Ready)
 	return p
 }
-
-// Bucket opens the bucket of the configuration, once for the whole process; it must not be closed by the service.
-func (e *Env) Bucket(ctx context.Context) (blob.Bucket, error) { return e.process.openBucket(ctx) }
-
-// Stores opens the identity store of the configuration, once for the whole process; it must not be closed by the
-// service. It waits while the store cannot be reached, and the check "identity store" says so; it fails when ctx ends
-// and when the URL is wrong.
-func (e *Env) Stores(ctx context.Context) (identity.Stores, error) { return e.process.openStores(ctx) }
-
-// Keys loads the key file of the configuration, once for the whole process.
-func (e *Env) Keys() (*seal.Keys, error) { return e.process.loadKeys(context.Background()) }
-
-// Keyring opens the data keys of all accounts, once for the whole process; it must not be closed by the service. The
-// check "keyring" is not ready until every key event is known; services that need that wait with its Ready.
-func (e *Env) Keyring(ctx context.Context) (*seal.Keyring, error) { return e.process.openKeyring(ctx) }
 
 func (e *Env) kafkaHooks() kgo.Hook {
 	e.metricsOnce.Do(func() {

@@ -13,9 +13,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
-	"databus/pkg/blob"
-	"databus/pkg/identity"
-	"databus/pkg/seal"
 	"databus/schemas/codec"
 )
 
@@ -35,13 +32,8 @@ type Process struct {
 	draining *Check
 
 	mu      sync.Mutex
-	bucket  blob.Bucket
-	keys    *seal.Keys
-	keyring *seal.Keyring
 	closers []func() error
-
-	storesMu sync.Mutex // apart, because opening stores may wait
-	stores   identity.Stores
+	shared  map[any]*opened
 }
 
 // ProcessOptions are what a process may be given instead of opening it itself.
@@ -50,10 +42,8 @@ type ProcessOptions struct {
 	Log *slog.Logger
 	// Registry replaces the registry at Config.Registry.URL.
 	Registry codec.Registry
-	// Bucket replaces the bucket at Config.Bucket.URL; whoever gives it closes it.
-	Bucket blob.Bucket
-	// Stores replaces the identity store at Config.Identity.URL; whoever gives it closes it.
-	Stores identity.Stores
+	// Given replaces what services would open.
+	Given []Given
 	// TransactionalSuffix: see [Env].
 	TransactionalSuffix string
 }
@@ -83,11 +73,17 @@ func NewProcess(ctx context.Context, name string, c Config, o ProcessOptions) (*
 	p := &Process{
 		Config: c, Log: o.Log, Metrics: reg, Health: NewHealth(),
 		Codec: codec.New(o.Registry, codec.Options{RegisterSchemas: c.Registry.RegisterSchemas}),
-		name:  name, suffix: o.TransactionalSuffix, tracing: tracing, security: security, bucket: o.Bucket, stores: o.Stores,
+		name:  name, suffix: o.TransactionalSuffix, tracing: tracing, security: security, shared: map[any]*opened{},
+	}
+	for _, g := range o.Given {
+		p.shared[g.shared] = &opened{thing: g.thing}
 	}
 	p.draining = p.Health.Register("process")
 	return p, nil
 }
+
+// Name is the service's or the program's.
+func (p *Process) Name() string { return p.name }
 
 // Env returns what one service works with. Its state directory is <state_dir>/<service>/<instance>.
 func (p *Process) Env(service string) *Env {

@@ -53,6 +53,12 @@ func (p *Process) Prepare(ctx context.Context, topologies ...schemas.Topology) e
 	return nil
 }
 
+// Await repeats try, each time for no longer than limit, until it succeeds or ctx ends; meanwhile the check named what says what is
+// wrong.
+func (p *Process) Await(ctx context.Context, what string, limit time.Duration, try func(context.Context) error) error {
+	return p.await(ctx, what, p.Health.Register(what), limit, try)
+}
+
 // await repeats try, each time for no longer than limit, with pauses from 100 ms to 5 s, until it succeeds or ctx ends.
 func (p *Process) await(ctx context.Context, what string, check *Check, limit time.Duration, try func(context.Context) error) error {
 	pause := 100 * time.Millisecond

@@ -18,6 +18,7 @@ import (
 
 	"databus/pkg/blob"
 	"databus/pkg/history"
+	"databus/pkg/resource"
 	"databus/pkg/service"
 	"databus/schemas"
 	"databus/schemas/codec"
@@ -34,7 +35,7 @@ func Definition() service.Definition[Config] {
 
 // New constructs the service.
 func New(ctx context.Context, env *service.Env, cfg Config) (service.Runner, error) {
-	bucket, err := env.Bucket(ctx)
+	bucket, err := resource.Bucket(ctx, env)
 	if err != nil {
 		return nil, err
 	}

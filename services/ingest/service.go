@@ -16,6 +16,7 @@ import (
 	"databus/pkg/graph"
 	"databus/pkg/identity"
 	"databus/pkg/limits"
+	"databus/pkg/resource"
 	"databus/pkg/seal"
 	"databus/pkg/service"
 	"databus/pkg/stream"
@@ -75,7 +76,7 @@ func New(ctx context.Context, env *service.Env, cfg Config) (service.Runner, err
 	if s.keys, err = loadAPIKeys(cfg.API.KeysFile); err != nil {
 		return nil, err
 	}
-	keys, err := env.Keys()
+	keys, err := resource.Keys(ctx, env)
 	if err != nil {
 		return nil, err
 	}
@@ -83,16 +84,16 @@ func New(ctx context.Context, env *service.Env, cfg Config) (service.Runner, err
 		return nil, err
 	}
 	s.public = keys.PublicKey()
-	if s.keyring, err = env.Keyring(ctx); err != nil {
+	if s.keyring, err = resource.Keyring(ctx, env); err != nil {
 		return nil, err
 	}
 	if s.resolver, err = identity.NewResolver(keys, s.keyring, cfg.Region); err != nil {
 		return nil, err
 	}
-	if s.stores, err = env.Stores(ctx); err != nil {
+	if s.stores, err = resource.Stores(ctx, env); err != nil {
 		return nil, err
 	}
-	bucket, err := env.Bucket(ctx)
+	bucket, err := resource.Bucket(ctx, env)
 	if err != nil {
 		return nil, err
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"databus/pkg/history"
+	"databus/pkg/resource"
 	"databus/pkg/service"
 	"databus/schemas"
 	"databus/schemas/codec"
@@ -88,7 +89,7 @@ func New(ctx context.Context, env *service.Env, cfg Config) (_ *Worker, err erro
 	if cfg.Source == sourceDruid {
 		w.source = newDruid(cfg.Druid)
 	} else {
-		bucket, err := env.Bucket(ctx)
+		bucket, err := resource.Bucket(ctx, env)
 		if err != nil {
 			return nil, err
 		}

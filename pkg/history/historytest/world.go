@@ -20,6 +20,7 @@ import (
 	"databus/pkg/embedded"
 	"databus/pkg/graph"
 	"databus/pkg/identity"
+	"databus/pkg/resource"
 	"databus/pkg/seal"
 	"databus/pkg/service"
 	"databus/pkg/topics"
@@ -132,7 +133,8 @@ func (w *World) Store(keyspace string) identity.Store {
 func (w *World) Process() *service.Process {
 	w.T.Helper()
 	p, err := service.NewProcess(w.T.Context(), "test", w.Config, service.ProcessOptions{
-		Log: slog.New(slog.NewTextHandler(w.T.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})), Bucket: w.Bucket, Stores: w.Stores,
+		Log:   slog.New(slog.NewTextHandler(w.T.Output(), &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Given: []service.Given{resource.GivenBucket(w.Bucket), resource.GivenStores(w.Stores)},
 	})
 	w.must(err)
 	return p

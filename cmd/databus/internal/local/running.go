@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"databus/pkg/resource"
 	"databus/pkg/service"
 )
 
@@ -59,7 +60,7 @@ func (r *running) live(ctx context.Context) (err error) {
 	cfg.Instance.ID, cfg.Instance.StateDir = s.cfg.Instance, filepath.Join(s.cfg.Dir, "state")
 	cfg.HTTP.Listen = "127.0.0.1:0"
 	p, err := service.NewProcess(ctx, r.svc.Name(), cfg, service.ProcessOptions{
-		Log: s.cfg.Log, Bucket: s.Bucket, Stores: s.Stores, TransactionalSuffix: s.suffix,
+		Log: s.cfg.Log, Given: []service.Given{resource.GivenBucket(s.Bucket), resource.GivenStores(s.Stores)}, TransactionalSuffix: s.suffix,
 	})
 	if err != nil {
 		return err
