@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unique"
 
 	"databus/pkg/usage"
 	"databus/schemas"
@@ -13,10 +14,10 @@ import (
 // count is a row of the counts store in memory. Its stored form is the UsageCount.
 type count struct {
 	event.UsageCount
-	key        []byte
-	touched    bool // changed by the open transaction
+	touched    bool // changed by the open transaction; near to the sums, which change with it
 	fresh      bool // there is no row yet, and no event counts
 	incomplete bool // events of its period came before its first one
+	key        []byte
 }
 
 // maxProviders bounds the providers of a row. What further ones are owed is added up under otherProviders, which is no
@@ -88,6 +89,10 @@ func (c *count) add(e *event.UsageEvent, version int64, appended time.Time) {
 	}
 }
 
+// shared is a provider's name in memory that all counts share. There are few names and many counts, each of which is compared with an
+// event's: names of their own would be looked for all over the memory.
+func shared(name string) string { return unique.Make(name).Value() }
+
 // provider returns the part of a provider, or the part of all others once there are too many. A provider that has a part
 // keeps it. They are in order of names.
 func (c *count) provider(name string) *event.ProviderCount {
@@ -106,7 +111,7 @@ func (c *count) provider(name string) *event.ProviderCount {
 		i, ok = find(name)
 	}
 	if !ok {
-		c.Providers = slices.Insert(c.Providers, i, event.ProviderCount{Provider: strings.Clone(name)})
+		c.Providers = slices.Insert(c.Providers, i, event.ProviderCount{Provider: shared(name)})
 	}
 	return &c.Providers[i]
 }

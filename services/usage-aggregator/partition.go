@@ -93,6 +93,9 @@ func newPartition(s *Service) *partition {
 // read decodes a stored count.
 func (p *partition) read(tx *stream.Tx, row []byte, c *count) error {
 	err := p.s.counts.Decode(tx.Context(), row, &c.UsageCount)
+	for i := range c.Providers {
+		c.Providers[i].Provider = shared(c.Providers[i].Provider)
+	}
 	if err == nil || errors.Is(err, codec.ErrUnavailable) || errors.Is(err, codec.ErrUnknownSchema) {
 		return err
 	}
