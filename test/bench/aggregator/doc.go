@@ -30,7 +30,8 @@
 //	ceiling_share                events per CPU second, by those of a process that only consumes and decodes the topic
 //
 // Figures are medians over the pairs. CPU time counts, not wall time, so that a loaded machine spoils little; the load
-// average is printed beside each run.
+// average and the share of time that a host gave to others are printed beside each run, and memory that it took back is
+// touched before (see measure.Machine).
 //
 // # Settings
 //

@@ -21,7 +21,9 @@
 //	rows_per_cpu_second_ratio_consumer  databus from its start, by the consumer when it is warm: it copies everything twice, and the
 //	                                    second time counts
 //
-// Figures are medians over the runs; the load average is printed beside each.
+// Figures are medians over the runs; the load average and the share of time that a host gave to others are printed beside each.
+// Memory that the host of a virtual machine took back is touched before each run: who brings more data through files than
+// the others would else pay for it, the first run most.
 //
 // Concurrency: Run is for one goroutine. Failure: what does not work is an error with the end of the process's log. A missed
 // goal is printed and is no error.
