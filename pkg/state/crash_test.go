@@ -11,6 +11,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+
+	"databus/pkg/state/statetest"
 )
 
 const crashPartitions = 3
@@ -50,7 +52,7 @@ func (m *machine) live(n int64) {
 	disk := m.disk
 	lost := []int{0, 10, 50, 90, 100}[m.rng.IntN(5)]
 	coin := rand.New(rand.NewPCG(m.rng.Uint64(), 1))
-	fs := errorfs.Wrap(disk, errorfs.InjectorFunc(func(op errorfs.Op) error {
+	fs := errorfs.Wrap(statetest.Disk{MemFS: disk}, errorfs.InjectorFunc(func(op errorfs.Op) error {
 		if op.Kind.ReadOrWrite() == errorfs.OpIsWrite && writes.Add(1) == n {
 			left.Store(disk.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100 - lost, RNG: coin}))
 		}

@@ -13,6 +13,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+
+	"databus/pkg/state/statetest"
 )
 
 func open(t *testing.T, fs vfs.FS, dir string) *DB {
@@ -215,7 +217,7 @@ func TestCrashAtEveryOperation(t *testing.T) {
 		mem := vfs.NewCrashableMem()
 		var n atomic.Int64
 		rng := rand.New(rand.NewPCG(uint64(crashAt), 1))
-		fs := errorfs.Wrap(mem, errorfs.InjectorFunc(func(errorfs.Op) error {
+		fs := errorfs.Wrap(statetest.Disk{MemFS: mem}, errorfs.InjectorFunc(func(errorfs.Op) error {
 			if n.Add(1) == crashAt {
 				// Of what was not synced, about half of the blocks survive.
 				clone.Store(mem.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: rng}))

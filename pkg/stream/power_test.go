@@ -14,6 +14,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"databus/pkg/state"
+	"databus/pkg/state/statetest"
 )
 
 // The power fails at a random write of the state, under the whole loop, again and again on the disk that is left. It opens
@@ -35,7 +36,7 @@ func TestPowerFailures(t *testing.T) {
 		fail := func() {
 			once.Do(func() { left.Store(on.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100 - lost, RNG: coin})) })
 		}
-		o.StateFS = errorfs.Wrap(on, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		o.StateFS = errorfs.Wrap(statetest.Disk{MemFS: on}, errorfs.InjectorFunc(func(op errorfs.Op) error {
 			if op.Kind.ReadOrWrite() == errorfs.OpIsWrite && writes.Add(1) == at {
 				fail()
 			}
