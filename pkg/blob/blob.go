@@ -57,8 +57,9 @@ type PutOptions struct {
 
 // Bucket is the port. Keys follow CheckKey.
 type Bucket interface {
-	// Put publishes body, from its first byte to its end, under key.
-	Put(ctx context.Context, key string, body io.ReadSeeker, opts PutOptions) (Info, error)
+	// Put reads body to its end and publishes it under key. A body that ends in an error leaves nothing behind; one that is made
+	// while it is read may decide so with its last Read. With ErrExists it may not have been read to its end.
+	Put(ctx context.Context, key string, body io.Reader, opts PutOptions) (Info, error)
 	// Get opens the whole object. The caller closes the body; an incomplete transfer ends in an error, not in io.EOF.
 	Get(ctx context.Context, key string) (io.ReadCloser, Info, error)
 	// GetRange opens length bytes from offset on, or all from offset on when length is -1. A range that reaches
@@ -162,18 +163,22 @@ func (r *readerAt) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-func bodySize(body io.ReadSeeker) (int64, error) {
-	size, err := body.Seek(0, io.SeekEnd)
-	if err != nil {
-		return 0, fmt.Errorf("measuring the body: %w", err)
+// measured counts what is read of a body, and ends with the context, or where the body gets too large.
+type measured struct {
+	ctx  context.Context
+	body io.Reader
+	size int64
+}
+
+func (m *measured) Read(p []byte) (int, error) {
+	if err := m.ctx.Err(); err != nil {
+		return 0, err
 	}
-	if size > MaxPutSize {
-		return 0, fmt.Errorf("%d bytes are more than a bucket takes (%d): cut smaller objects", size, int64(MaxPutSize))
+	n, err := m.body.Read(p)
+	if m.size += int64(n); m.size > MaxPutSize {
+		return n, fmt.Errorf("the body has more than the %d bytes that a bucket takes: cut smaller objects", int64(MaxPutSize))
 	}
-	if _, err := body.Seek(0, io.SeekStart); err != nil {
-		return 0, fmt.Errorf("rewinding the body: %w", err)
-	}
-	return size, nil
+	return n, err
 }
 
 // cutRange gives the end of a range in an object of the given size.

@@ -60,7 +60,7 @@ func OpenFileSystem(dir string) (*FileSystem, error) {
 func (f *FileSystem) String() string { return "file://" + f.root.Name() }
 
 // Put implements Bucket.
-func (f *FileSystem) Put(ctx context.Context, key string, body io.ReadSeeker, opts PutOptions) (Info, error) {
+func (f *FileSystem) Put(ctx context.Context, key string, body io.Reader, opts PutOptions) (Info, error) {
 	if err := CheckKey(key); err != nil {
 		return Info{}, err
 	}
@@ -71,20 +71,16 @@ func (f *FileSystem) Put(ctx context.Context, key string, body io.ReadSeeker, op
 	return info, nil
 }
 
-func (f *FileSystem) put(ctx context.Context, key string, body io.ReadSeeker, opts PutOptions) (Info, error) {
+func (f *FileSystem) put(ctx context.Context, key string, body io.Reader, opts PutOptions) (Info, error) {
 	if opts.CreateOnly {
 		// Spares the copy in the common case of adoption; the link below decides.
 		if _, err := f.root.Lstat(key); err == nil {
 			return Info{}, ErrExists
 		}
 	}
-	size, err := bodySize(body)
-	if err != nil {
-		return Info{}, err
-	}
 	temp := path.Join(tempDir, rand.Text())
 	defer f.root.Remove(temp)
-	info, err := f.writeTemp(ctx, temp, key, body, size)
+	info, err := f.writeTemp(ctx, temp, key, body)
 	if err != nil {
 		return Info{}, err
 	}
@@ -105,18 +101,14 @@ func (f *FileSystem) put(ctx context.Context, key string, body io.ReadSeeker, op
 	return info, f.syncDir(path.Dir(key))
 }
 
-func (f *FileSystem) writeTemp(ctx context.Context, temp, key string, body io.Reader, size int64) (Info, error) {
+func (f *FileSystem) writeTemp(ctx context.Context, temp, key string, body io.Reader) (Info, error) {
 	file, err := f.root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return Info{}, err
 	}
 	defer file.Close()
-	n, err := io.Copy(file, &contextReader{ctx, body})
-	if err != nil {
+	if _, err := io.Copy(file, &measured{ctx: ctx, body: body}); err != nil {
 		return Info{}, fmt.Errorf("writing: %w", err)
-	}
-	if n != size {
-		return Info{}, fmt.Errorf("writing: the body had %d bytes and now has %d", size, n)
 	}
 	if err := file.Sync(); err != nil {
 		return Info{}, fmt.Errorf("syncing: %w", err)

@@ -30,23 +30,16 @@ func NewMemory() *Memory { return &Memory{objects: map[string]memoryObject{}} }
 func (m *Memory) String() string { return "mem://" }
 
 // Put implements Bucket.
-func (m *Memory) Put(ctx context.Context, key string, body io.ReadSeeker, opts PutOptions) (Info, error) {
+func (m *Memory) Put(ctx context.Context, key string, body io.Reader, opts PutOptions) (Info, error) {
 	if err := CheckKey(key); err != nil {
 		return Info{}, err
 	}
-	size, err := bodySize(body)
+	data, err := io.ReadAll(&measured{ctx: ctx, body: body})
 	if err != nil {
 		return Info{}, fmt.Errorf("putting object %q: %w", key, err)
 	}
-	data := make([]byte, size)
-	if _, err := io.ReadFull(body, data); err != nil {
-		return Info{}, fmt.Errorf("putting object %q: %w", key, err)
-	}
-	if err := ctx.Err(); err != nil {
-		return Info{}, fmt.Errorf("putting object %q: %w", key, err)
-	}
 	sum := sha256.Sum256(data)
-	info := Info{Key: key, Size: size, ETag: hex.EncodeToString(sum[:16]), ModTime: time.Now()}
+	info := Info{Key: key, Size: int64(len(data)), ETag: hex.EncodeToString(sum[:16]), ModTime: time.Now()}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if _, taken := m.objects[key]; taken && opts.CreateOnly {

@@ -1,6 +1,7 @@
 package blob
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -40,7 +41,7 @@ type S3Options struct {
 	// PathStyle puts the bucket into the path instead of the host name, as most servers other than AWS need.
 	PathStyle bool
 	// PartsFrom is the size in bytes from which on an object is uploaded in parts, and PartSize that of a part, 5 MiB or more;
-	// 0 means 32 MiB and 8 MiB.
+	// 0 means 8 MiB each. So much of a body is held in memory.
 	PartsFrom, PartSize int64
 	// Encryption at rest, by the server: "" leaves it to the bucket's settings, "AES256" is SSE-S3, "aws:kms" SSE-KMS.
 	Encryption string
@@ -151,23 +152,33 @@ func newRetryer(final func(error) bool) aws.Retryer {
 func (b *S3) String() string { return "s3://" + b.opts.Bucket + "/" + b.prefix }
 
 // Put implements Bucket, in one request or, from PartsFrom bytes on, in parts.
-func (b *S3) Put(ctx context.Context, key string, body io.ReadSeeker, opts PutOptions) (Info, error) {
+func (b *S3) Put(ctx context.Context, key string, body io.Reader, opts PutOptions) (Info, error) {
 	if err := CheckKey(key); err != nil {
 		return Info{}, err
 	}
-	size, err := bodySize(body)
+	all := &measured{ctx: ctx, body: body}
+	var start bytes.Buffer
+	_, err := start.ReadFrom(io.LimitReader(all, b.opts.PartsFrom))
+	var info Info
+	switch {
+	case err != nil:
+	case all.size < b.opts.PartsFrom:
+		info, err = b.putAtOnce(ctx, key, start.Bytes(), opts)
+	default:
+		all.body, all.size = io.MultiReader(&start, body), 0
+		info, err = b.putInParts(ctx, key, all, opts)
+	}
 	if err != nil {
 		return Info{}, fmt.Errorf("putting object %q: %w", key, err)
 	}
-	if size >= b.opts.PartsFrom {
-		info, err := b.putInParts(ctx, key, body, size, opts)
-		if err != nil {
-			err = fmt.Errorf("putting object %q: %w", key, err)
-		}
-		return info, err
-	}
+	return info, nil
+}
+
+// putAtOnce publishes a small body in one request.
+func (b *S3) putAtOnce(ctx context.Context, key string, body []byte, opts PutOptions) (Info, error) {
+	size := int64(len(body))
 	in := &s3.PutObjectInput{
-		Bucket: &b.opts.Bucket, Key: aws.String(b.prefix + key), Body: body, ContentLength: &size,
+		Bucket: &b.opts.Bucket, Key: aws.String(b.prefix + key), Body: bytes.NewReader(body), ContentLength: &size,
 		ServerSideEncryption: types.ServerSideEncryption(b.opts.Encryption), SSEKMSKeyId: optional(b.opts.KMSKey),
 	}
 	if opts.CreateOnly {
@@ -191,7 +202,7 @@ func (b *S3) Put(ctx context.Context, key string, body io.ReadSeeker, opts PutOp
 		if opts.CreateOnly && (taken || status(err) == http.StatusPreconditionFailed) {
 			err = ErrExists
 		}
-		return Info{}, fmt.Errorf("putting object %q: %w", key, err)
+		return Info{}, err
 	}
 	return Info{Key: key, Size: size, ETag: unquote(out.ETag), ModTime: time.Now()}, nil
 }

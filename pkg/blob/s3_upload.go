@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"time"
 
@@ -16,12 +15,12 @@ import (
 )
 
 // Limits and defaults of an upload in parts. Whatever the object's size, an upload holds at most s3Parallel+3 parts in
-// memory: those that are sent, the one that is read, and the first one's buffer while it grows.
+// memory, and the beginning from which its size was told: those that are sent, the one that is read, and the first one's buffer
+// while it grows.
 const (
 	s3MinPart     = 5 << 20
 	s3DefaultPart = 8 << 20
-	s3DefaultFrom = 32 << 20
-	s3MaxSingle   = 5 << 30
+	s3MaxHeld     = 1 << 30
 	s3Parallel    = 2
 	// s3AbortTimeout bounds the clean-up after an upload that failed, also when its context has ended.
 	s3AbortTimeout = 10 * time.Second
@@ -30,8 +29,8 @@ const (
 // putInParts publishes a large body: its parts are invisible until they are put together in one step, which is
 // conditional like a Put in one request. If that step fails, or this process dies, parts stay behind that no listing
 // shows: a lifecycle rule of the bucket (AbortIncompleteMultipartUpload) removes what a dead process left.
-func (b *S3) putInParts(ctx context.Context, key string, body io.Reader, size int64, opts PutOptions) (Info, error) {
-	api := &uploadAPI{Client: b.client}
+func (b *S3) putInParts(ctx context.Context, key string, body *measured, opts PutOptions) (Info, error) {
+	api := &uploadAPI{Client: b.client, body: body}
 	manager := transfermanager.New(api, func(o *transfermanager.Options) {
 		o.PartSizeBytes = b.opts.PartSize
 		o.MultipartUploadThreshold = 1 // the choice is made: what is below is read into memory
@@ -39,8 +38,7 @@ func (b *S3) putInParts(ctx context.Context, key string, body io.Reader, size in
 		o.FailTimeout = s3AbortTimeout
 	})
 	in := &transfermanager.UploadObjectInput{
-		// Without the Seeker the manager measures nothing, and reads in order.
-		Bucket: &b.opts.Bucket, Key: aws.String(b.prefix + key), Body: io.LimitReader(body, size), MpuObjectSize: &size,
+		Bucket: &b.opts.Bucket, Key: aws.String(b.prefix + key), Body: body,
 		// Of the whole object, so that its readers can verify it.
 		ChecksumAlgorithm: tmtypes.ChecksumAlgorithmCrc32, ChecksumType: tmtypes.ChecksumTypeFullObject,
 		ServerSideEncryption: tmtypes.ServerSideEncryption(b.opts.Encryption), SSEKMSKeyID: optional(b.opts.KMSKey),
@@ -53,7 +51,7 @@ func (b *S3) putInParts(ctx context.Context, key string, body io.Reader, size in
 		err = api.failed
 	}
 	if err == nil {
-		return Info{Key: key, Size: size, ETag: unquote(out.ETag), ModTime: time.Now()}, nil
+		return Info{Key: key, Size: body.size, ETag: unquote(out.ETag), ModTime: time.Now()}, nil
 	}
 	if opts.CreateOnly {
 		switch status(api.failed) {
@@ -73,10 +71,12 @@ func (b *S3) putInParts(ctx context.Context, key string, body io.Reader, size in
 // clean-up, and print the failure of the last step: both are kept from it.
 type uploadAPI struct {
 	*s3.Client
+	body   *measured
 	failed error // of the last step; set before the manager returns
 }
 
 func (u *uploadAPI) CompleteMultipartUpload(ctx context.Context, in *s3.CompleteMultipartUploadInput, opts ...func(*s3.Options)) (*s3.CompleteMultipartUploadOutput, error) {
+	in.MpuObjectSize = &u.body.size // it has been read to its end
 	out, err := u.Client.CompleteMultipartUpload(ctx, in, opts...)
 	if err == nil {
 		return out, nil
@@ -100,16 +100,16 @@ func (o *S3Options) checkUploads() error {
 		o.PartSize = s3DefaultPart
 	}
 	if o.PartsFrom == 0 {
-		o.PartsFrom = max(s3DefaultFrom, o.PartSize)
+		o.PartsFrom = o.PartSize
 	}
 	if o.AnswerTimeout == 0 {
 		o.AnswerTimeout = s3AnswerTimeout
 	}
 	switch {
-	case o.PartSize < s3MinPart || o.PartSize > 1<<30:
+	case o.PartSize < s3MinPart || o.PartSize > s3MaxHeld:
 		return fmt.Errorf("parts of %d bytes: S3 takes 5 MiB and more, and memory holds no more than 1 GiB", o.PartSize)
-	case o.PartsFrom < 1 || o.PartsFrom > s3MaxSingle:
-		return fmt.Errorf("uploads in parts from %d bytes on: use 1 to 5 GiB", o.PartsFrom)
+	case o.PartsFrom < 1 || o.PartsFrom > s3MaxHeld:
+		return fmt.Errorf("uploads in parts from %d bytes on: use 1 to 1 GiB, which memory has to hold", o.PartsFrom)
 	case o.AnswerTimeout < 0:
 		return errors.New("the answer timeout is negative")
 	case o.Encryption != "" && o.Encryption != string(types.ServerSideEncryptionAes256) && o.Encryption != string(types.ServerSideEncryptionAwsKms):

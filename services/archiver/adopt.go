@@ -37,7 +37,7 @@ func (a *Archiver) adopt(ctx context.Context, p *partition, key string, own []by
 		return nil, fmt.Errorf("adopting: %w", err)
 	}
 	defer body.Close()
-	file, err := os.OpenFile(p.objectPath(a.spoolDir)+".adopted", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	file, err := os.OpenFile(p.adoptedPath(a.spoolDir), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("adopting: %w", err)
 	}
@@ -121,7 +121,7 @@ func (ad *adoption) finish(dead *spool) (*object, error) {
 		return nil, invalid(ad.key, fmt.Errorf("the topic has %d records of its range that are no rows, its footer counts %d dead letters, the next row is %d",
 			dead.Records, ad.footer.DeadLetters, ad.row()))
 	}
-	o := &object{key: ad.key, size: ad.size, sha: ad.sha, footer: ad.footer, put: true, dead: map[int64]string{}}
+	o := &object{key: ad.key, size: ad.size, sha: ad.sha, footer: ad.footer, dead: map[int64]string{}}
 	err := dead.Each(func(rec *archive.Record) error {
 		o.dead[rec.Offset] = "the writer of the object could not decode it"
 		return nil
@@ -147,23 +147,18 @@ func (a *Archiver) freeze(ctx context.Context, topic string) error {
 	return nil
 }
 
-// upload puts the object where none is yet. Where one is, the result is an adoption, unless it is the same object:
+// upload puts the range's object where none is yet. Where one is, the result is an adoption, unless it is the same object:
 // an attempt of our own whose answer was lost.
-func (a *Archiver) upload(ctx context.Context, p *partition, o *object) (*adoption, error) {
+func (a *Archiver) upload(ctx context.Context, p *partition) (*adoption, error) {
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.PutTimeout)
 	defer cancel()
-	if err := a.freeze(ctx, p.topic); err != nil {
-		return nil, err
+	o, err := a.put(ctx, p, func(*object) error { return a.step(Encoded, p) })
+	var ad *adoption
+	if errors.Is(err, blob.ErrExists) {
+		ad, err = a.adopt(ctx, p, o.key, o.sha)
 	}
-	_, err := a.bucket.Put(ctx, o.key, o.body(), blob.PutOptions{CreateOnly: true})
-	if err == nil {
-		o.put = true
-		return nil, nil
+	if err == nil && ad == nil {
+		p.object = o
 	}
-	if !errors.Is(err, blob.ErrExists) {
-		return nil, err
-	}
-	ad, err := a.adopt(ctx, p, o.key, o.sha)
-	o.put = err == nil && ad == nil
 	return ad, err
 }

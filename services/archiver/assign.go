@@ -141,7 +141,7 @@ func (a *Archiver) add(topic string, id int32, first int64, uncommitted bool) er
 	defer a.mu.Unlock()
 	key := tp{topic, id}
 	if old := a.partitions[key]; old != nil {
-		old.close()
+		old.spool.Close()
 	}
 	p := &partition{topic: topic, id: id, first: first, uncommitted: uncommitted, position: first, lastAppend: time.Now()}
 	p.schemaID = parseMetadata(a.metadata[key])
@@ -164,7 +164,7 @@ func (a *Archiver) revoked(_ context.Context, _ *kgo.Client, revoked map[string]
 	for topic, ids := range revoked {
 		for _, id := range ids {
 			if p := a.partitions[tp{topic, id}]; p != nil {
-				p.close()
+				p.spool.Close()
 				delete(a.partitions, tp{topic, id})
 			}
 		}
@@ -179,7 +179,7 @@ func (a *Archiver) closeAll() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for key, p := range a.partitions {
-		p.close()
+		p.spool.Close()
 		delete(a.partitions, key)
 	}
 }

@@ -208,7 +208,7 @@ func (a *Archiver) fill(ctx context.Context, topic string, id int32, h hole, sum
 	if p.spool, err = newSpool(p.spoolPath(a.spoolDir)); err != nil {
 		return err
 	}
-	defer p.close()
+	defer p.spool.Close()
 	err = a.scan(ctx, topic, id, h.first, h.next, func(r *kgo.Record) error {
 		if !r.Attrs.IsControl() {
 			rec := record(r)
@@ -265,18 +265,15 @@ func (a *Archiver) scan(ctx context.Context, topic string, id int32, first, next
 
 // fillOne makes one object of what is spooled.
 func (a *Archiver) fillOne(ctx context.Context, p *partition, known *event.ArchiveFile, sum *Backfilled) error {
-	o, err := a.encode(ctx, p)
+	o, err := a.putAgain(ctx, p, known)
+	if errors.Is(err, errDiffers) {
+		sum.Differing = append(sum.Differing, known.Object)
+		return p.begin(p.position)
+	}
 	if err != nil {
 		return err
 	}
 	p.object = o
-	if known != nil && (o.key != known.Object || string(o.sha) != string(known.Sha256)) {
-		sum.Differing = append(sum.Differing, known.Object)
-		return p.begin(p.position)
-	}
-	if err := a.put(ctx, p.topic, o); err != nil {
-		return err
-	}
 	sum.Rows += o.footer.Rows
 	sum.DeadLetters += o.footer.DeadLetters
 	if known != nil {
@@ -292,22 +289,27 @@ func (a *Archiver) fillOne(ctx context.Context, p *partition, known *event.Archi
 	return p.begin(o.footer.Next)
 }
 
-// put uploads an object that nobody else has any business to put.
-func (a *Archiver) put(ctx context.Context, topic string, o *object) error {
+// errDiffers: the object is not the one that the manifest names.
+var errDiffers = errors.New("the object differs from the manifest's")
+
+// putAgain puts an object that nobody else has any business to put, and one that the manifest knows only if it is the same.
+func (a *Archiver) putAgain(ctx context.Context, p *partition, known *event.ArchiveFile) (*object, error) {
 	ctx, cancel := context.WithTimeout(ctx, a.cfg.PutTimeout)
 	defer cancel()
-	if err := a.freeze(ctx, topic); err != nil {
-		return err
-	}
-	_, err := a.bucket.Put(ctx, o.key, o.body(), blob.PutOptions{CreateOnly: true})
+	o, err := a.put(ctx, p, func(o *object) error {
+		if known != nil && (o.key != known.Object || string(o.sha) != string(known.Sha256)) {
+			return errDiffers
+		}
+		return nil
+	})
 	if !errors.Is(err, blob.ErrExists) {
-		return err
+		return o, err
 	}
 	there, err := a.bucket.Head(ctx, o.key)
-	if err != nil || there.Size != o.size {
-		return fmt.Errorf("object %q appeared meanwhile and is another one (%w): is a backfill running elsewhere?", o.key, err)
+	if err == nil && there.Size != o.size {
+		err = fmt.Errorf("object %q appeared meanwhile and is another one: is a backfill running elsewhere?", o.key)
 	}
-	return nil
+	return o, err
 }
 
 // announce writes the manifest event and the dead letters in a transaction without an offset.

@@ -207,7 +207,7 @@ type broken struct {
 
 var errVanished = errors.New("the bucket has vanished")
 
-func (b *broken) Put(ctx context.Context, key string, body io.ReadSeeker, o blob.PutOptions) (blob.Info, error) {
+func (b *broken) Put(ctx context.Context, key string, body io.Reader, o blob.PutOptions) (blob.Info, error) {
 	if !b.works.Load() {
 		return blob.Info{}, errVanished
 	}

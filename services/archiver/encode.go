@@ -6,36 +6,26 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"maps"
-	"os"
 	"slices"
 
 	"github.com/twmb/avro"
 
 	"databus/pkg/archive"
+	"databus/pkg/blob"
 	"databus/schemas"
 	"databus/schemas/codec"
 )
 
-// object is an encoded range, in a local file until it is committed.
+// object is an encoded range.
 type object struct {
 	key    string
-	file   *os.File
 	size   int64
 	sha    []byte
 	footer archive.Footer
 	dead   map[int64]string // offsets of dead letters, and why
-	put    bool             // it is in the bucket
-}
-
-func (o *object) body() io.ReadSeeker { return io.NewSectionReader(o.file, 0, o.size) }
-
-func (o *object) close() {
-	if o.file != nil {
-		o.file.Close()
-		os.Remove(o.file.Name()) // if it stays, the next start removes it
-	}
 }
 
 // stop is an error that no second attempt repairs: the partition stands still until somebody has looked.
@@ -64,23 +54,43 @@ func schemaID(value []byte) (int, bool) {
 	return int(binary.BigEndian.Uint32(value[1:])), true
 }
 
-// encode writes the spooled range [first, next) as an object into a local file.
-func (a *Archiver) encode(ctx context.Context, p *partition) (_ *object, err error) {
+// put encodes the spooled range into the bucket, where no object is yet: nothing of it is on a disk of this instance, and a few
+// parts at most are in memory. Nothing is published before agree has seen what was encoded, and if it returns an error. With
+// [blob.ErrExists] the object is what would have been put.
+func (a *Archiver) put(ctx context.Context, p *partition, agree func(*object) error) (o *object, err error) {
+	if err := a.freeze(ctx, p.topic); err != nil {
+		return nil, err
+	}
+	body, to := io.Pipe()
+	encoded := make(chan error, 1)
+	go func() {
+		var err error
+		if o, err = a.encode(ctx, p, to); err == nil {
+			err = agree(o)
+		}
+		to.CloseWithError(err)
+		encoded <- err
+	}()
+	_, err = a.bucket.Put(ctx, p.objectName(a.cfg.Prefix), body, blob.PutOptions{CreateOnly: true})
+	if errors.Is(err, blob.ErrExists) {
+		_, _ = io.Copy(io.Discard, body) // an error is the encoder's
+	}
+	body.CloseWithError(err)
+	if failed := <-encoded; failed != nil && !errors.Is(failed, err) {
+		return nil, failed // else it failed because Put had
+	}
+	return o, err
+}
+
+// encode writes the spooled range [first, position) as an object.
+func (a *Archiver) encode(ctx context.Context, p *partition, to io.Writer) (*object, error) {
 	fs, err := a.chooseSchema(ctx, p, maps.Clone(p.spool.ids))
 	if err != nil {
 		return nil, err
 	}
-	o := &object{key: archive.ObjectName(a.cfg.Prefix, p.topic, p.id, p.first, p.firstTime), dead: map[int64]string{}}
-	if o.file, err = os.OpenFile(p.objectPath(a.spoolDir), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600); err != nil {
-		return nil, fmt.Errorf("encoding object: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			o.close()
-		}
-	}()
-	sum := sha256.New()
-	w, err := archive.NewWriter(io.MultiWriter(o.file, sum), fs.schema, archive.Range{
+	o := &object{key: p.objectName(a.cfg.Prefix), dead: map[int64]string{}}
+	sum := &summed{to: to, sha: sha256.New()}
+	w, err := archive.NewWriter(sum, fs.schema, archive.Range{
 		Topic: p.topic, Partition: p.id, First: p.first, SchemaID: fs.id, KeyFilter: slices.Contains(a.cfg.KeyFilters, p.topic),
 		SortBy: a.sortBy(p.topic, fs),
 	})
@@ -102,11 +112,22 @@ func (a *Archiver) encode(ctx context.Context, p *partition) (_ *object, err err
 	if o.footer, err = w.Close(p.position); err != nil {
 		return nil, err
 	}
-	if o.size, err = o.file.Seek(0, io.SeekCurrent); err != nil {
-		return nil, fmt.Errorf("encoding object: %w", err)
-	}
-	o.sha = sum.Sum(nil)
+	o.size, o.sha = sum.size, sum.sha.Sum(nil)
 	return o, nil
+}
+
+// summed sums up what is written.
+type summed struct {
+	to   io.Writer
+	sha  hash.Hash
+	size int64
+}
+
+func (s *summed) Write(p []byte) (int, error) {
+	n, err := s.to.Write(p)
+	s.sha.Write(p[:n])
+	s.size += int64(n)
+	return n, err
 }
 
 // sortBy is the column that an object's rows are sorted by: the topic's, if the object's schema has it. Schemas come and go

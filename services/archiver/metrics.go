@@ -9,7 +9,7 @@ import (
 type metrics struct {
 	files, rows, deadLetters, bytes *prometheus.CounterVec
 	adoptions, failures             prometheus.Counter
-	encodeSeconds, putSeconds       prometheus.Histogram
+	putSeconds                      prometheus.Histogram
 
 	lagRecords, lagBytes, lagSeconds, retentionUsed *prometheus.GaugeVec
 	extensions                                      prometheus.Counter
@@ -39,8 +39,7 @@ func newMetrics(reg prometheus.Registerer, a *Archiver) (*metrics, error) {
 		bytes:         counter("object_bytes_total", "Bytes of committed objects."),
 		adoptions:     prometheus.NewCounter(prometheus.CounterOpts{Namespace: "archiver", Name: "adoptions_total", Help: "Objects found in the bucket instead of put."}),
 		failures:      prometheus.NewCounter(prometheus.CounterOpts{Namespace: "archiver", Name: "failures_total", Help: "Attempts at a cut that failed and are tried again."}),
-		encodeSeconds: seconds("encode_seconds", "Time to encode an object."),
-		putSeconds:    seconds("put_seconds", "Time to upload an object."),
+		putSeconds:    seconds("put_seconds", "Time to encode and upload an object."),
 	}
 	stopped := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Namespace: "archiver", Name: "troubled_partitions", Help: "Partitions that stand still or wait for another attempt.",
@@ -48,7 +47,7 @@ func newMetrics(reg prometheus.Registerer, a *Archiver) (*metrics, error) {
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.files, m.rows, m.deadLetters, m.bytes, m.adoptions, m.failures, m.encodeSeconds, m.putSeconds, stopped,
+	for _, c := range []prometheus.Collector{m.files, m.rows, m.deadLetters, m.bytes, m.adoptions, m.failures, m.putSeconds, stopped,
 		m.lagRecords, m.lagBytes, m.lagSeconds, m.retentionUsed, m.extensions} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("registering metrics: %w", err)

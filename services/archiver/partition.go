@@ -34,7 +34,7 @@ type partition struct {
 	lastAppend time.Time
 
 	due     bool      // the range is cut: [first, position)
-	object  *object   // encoded or adopted, waiting for upload or commit
+	object  *object   // in the bucket, put there or adopted, waiting for the commit
 	adopt   *adoption // an object that somebody else put, being compared with the topic
 	retryAt time.Time // no attempt before
 	pause   time.Duration
@@ -126,25 +126,12 @@ func (p *partition) feed(now time.Time, l limits) error {
 
 // begin starts a new, empty range at first, with nothing of the old one left.
 func (p *partition) begin(first int64) error {
-	p.dropObject()
+	p.object, p.adopt = nil, nil
 	if first != p.first { // else the same record waits on
 		p.waiting = false
 	}
 	p.first, p.due, p.firstTime = first, false, 0
 	return p.spool.Reset()
-}
-
-func (p *partition) dropObject() {
-	if p.object != nil {
-		p.object.close()
-		p.object = nil
-	}
-	p.adopt = nil
-}
-
-func (p *partition) close() {
-	p.dropObject()
-	p.spool.Close()
 }
 
 // failed puts the next attempt off, longer every time.

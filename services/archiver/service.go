@@ -16,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kadm"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"databus/pkg/archive"
 	"databus/pkg/blob"
 	"databus/pkg/history"
 	"databus/pkg/resource"
@@ -78,7 +79,7 @@ type Parts struct {
 type Step string
 
 const (
-	Encoded     Step = "encoded"     // nothing has left this instance
+	Encoded     Step = "encoded"     // nobody can see the object
 	Put         Step = "put"         // the object is in the bucket, the transaction not begun
 	Adopting    Step = "adopting"    // another's object was found
 	Adopted     Step = "adopted"     // and agrees with the topic; the transaction not begun
@@ -278,7 +279,7 @@ func (a *Archiver) round(ctx context.Context, fetches kgo.Fetches) error {
 	}
 }
 
-// cut encodes and uploads in parallel, then commits one after the other.
+// cut puts objects in parallel, then commits one after the other.
 func (a *Archiver) cut(ctx context.Context, due []*partition) error {
 	errs := make([]error, len(due))
 	var wg sync.WaitGroup
@@ -293,7 +294,7 @@ func (a *Archiver) cut(ctx context.Context, due []*partition) error {
 	wg.Wait()
 	for i, p := range due {
 		err := errs[i]
-		if err == nil && p.object != nil && p.object.put {
+		if err == nil && p.object != nil {
 			err = a.commit(ctx, p)
 		}
 		if err != nil {
@@ -317,27 +318,14 @@ func (a *Archiver) prepare(ctx context.Context, p *partition) error {
 		if err != nil {
 			return err
 		}
-		p.dropObject()
-		p.object = o
+		p.object, p.adopt = o, nil
 		return a.step(Adopted, p)
 	}
-	if p.object == nil {
-		start := time.Now()
-		o, err := a.encode(ctx, p)
-		if err != nil {
-			return err
-		}
-		p.object = o
-		a.metrics.encodeSeconds.Observe(time.Since(start).Seconds())
-		if err := a.step(Encoded, p); err != nil {
-			return err
-		}
-	}
-	if p.object.put {
+	if p.object != nil {
 		return nil
 	}
 	start := time.Now()
-	adopted, err := a.upload(ctx, p, p.object)
+	adopted, err := a.upload(ctx, p)
 	if err != nil {
 		return err
 	}
@@ -412,6 +400,10 @@ func (p *partition) spoolPath(dir string) string {
 	return filepath.Join(dir, fmt.Sprintf("%s+%d.spool", p.topic, p.id))
 }
 
-func (p *partition) objectPath(dir string) string {
-	return filepath.Join(dir, fmt.Sprintf("%s+%d.parquet", p.topic, p.id))
+func (p *partition) adoptedPath(dir string) string {
+	return filepath.Join(dir, fmt.Sprintf("%s+%d.adopted", p.topic, p.id))
+}
+
+func (p *partition) objectName(prefix string) string {
+	return archive.ObjectName(prefix, p.topic, p.id, p.first, p.firstTime)
 }

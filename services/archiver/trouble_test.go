@@ -272,7 +272,7 @@ type moody struct {
 
 var errMoody = errors.New("the bucket is out of order")
 
-func (m *moody) Put(ctx context.Context, key string, body io.ReadSeeker, o blob.PutOptions) (blob.Info, error) {
+func (m *moody) Put(ctx context.Context, key string, body io.Reader, o blob.PutOptions) (blob.Info, error) {
 	switch m.puts.Add(1) % 4 {
 	case 1:
 		return blob.Info{}, errMoody

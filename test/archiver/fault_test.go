@@ -28,7 +28,7 @@ type switched struct{ now atomic.Pointer[blob.Bucket] }
 func (s *switched) to(b blob.Bucket) { s.now.Store(&b) }
 func (s *switched) get() blob.Bucket { return *s.now.Load() }
 
-func (s *switched) Put(ctx context.Context, key string, body io.ReadSeeker, o blob.PutOptions) (blob.Info, error) {
+func (s *switched) Put(ctx context.Context, key string, body io.Reader, o blob.PutOptions) (blob.Info, error) {
 	return s.get().Put(ctx, key, body, o)
 }
 func (s *switched) Get(ctx context.Context, key string) (io.ReadCloser, blob.Info, error) {
