@@ -15,9 +15,9 @@ func AppendFrame(dst []byte, r *Record) []byte {
 	return appendNullable(dst, r.Value)
 }
 
-// ReadFrame reads what AppendFrame has written: anything else makes it panic. The record shares the frame's memory, and
-// its own headers are overwritten.
-func ReadFrame(frame []byte, r *Record) {
+// ReadFrame reads what AppendFrame has written and returns what is behind it: anything else makes it panic. The record shares the
+// frame's memory, and its own headers are overwritten.
+func ReadFrame(frame []byte, r *Record) (rest []byte) {
 	signed := func() int64 {
 		n, size := binary.Varint(frame)
 		frame = frame[size:]
@@ -43,6 +43,7 @@ func ReadFrame(frame []byte, r *Record) {
 		r.Headers = append(r.Headers, Header{Key: string(nullable()), Value: nullable()})
 	}
 	r.Value = nullable()
+	return frame
 }
 
 // appendNullable writes 0 for nil, else the length plus one and the bytes.

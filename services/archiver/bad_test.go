@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -125,13 +126,21 @@ func TestFullDiskOfTheSpool(t *testing.T) {
 	w.verify(schemas.UsageEvents, nil)
 }
 
-// The disk is full when an object is encoded: it is tried again, and succeeds when there is room.
-func TestFullDiskOfAnObject(t *testing.T) {
+// The disk is full when another's object is looked at: it is tried again, and succeeds when there is room.
+func TestFullDiskOfAnAdoption(t *testing.T) {
 	parallel(t)
 	w := newWorld(t)
-	h := service.NewHealth()
-	w.open("a", h, func(spool string) { fillDisk(t, spool, "parquet") })
 	w.produce(w.usageRecords(400), 5)
+	w.start("a", crashAt(archiver.Put, 1)).crashed(t)
+	w.cfg.MaxRecords = 30 // another object than the one that is there
+	h := service.NewHealth()
+	var spool string
+	var once sync.Once
+	w.start("b", func(archiver.Step, string, int32) error {
+		once.Do(func() { fillDisk(t, spool, "adopted") })
+		return nil
+	}, withHealth(h), func(p *archiver.Parts) { spool = p.SpoolDir })
+	stuck(t, h, "no space left on device")
 	w.archived(schemas.UsageEvents)
 	w.verify(schemas.UsageEvents, nil)
 }

@@ -1,25 +1,27 @@
 package archiver
 
 import (
-	"bufio"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
 	"os"
+	"slices"
 
 	"databus/pkg/archive"
 )
 
 // spool holds the records of a range that is not cut yet, in a local file. It is never read after a restart, so it is
 // not synced; checksums guard what a bad disk would otherwise bring into the archive.
+//
+// The file is a row of blocks: length and CRC-32C of what follows, 4 bytes each, then records, one behind the other.
 type spool struct {
-	file    *os.File
-	out     *bufio.Writer
-	frame   []byte
-	ids     map[int]bool // schema ids of the values
-	lastID  int
+	file   *os.File
+	block  []byte       // the one that is not written yet; empty, or with room for its length and checksum
+	ids    map[int]bool // schema ids of the values
+	lastID int
+
 	Records int64
 	// Bytes counts keys, headers and values.
 	Bytes int64
@@ -29,9 +31,10 @@ type spool struct {
 var errSpool = errors.New("the spool is damaged")
 
 const (
-	// spoolBuffer is small because there is one for every open partition.
-	spoolBuffer = 32 << 10
-	maxFrame    = 1 << 30
+	// blockBytes ends a block. It is small because there is one for every open partition.
+	blockBytes = 32 << 10
+	blockHead  = 8
+	maxBlock   = 1 << 30
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -41,43 +44,60 @@ func newSpool(path string) (*spool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening spool: %w", err)
 	}
-	return &spool{file: file, ids: map[int]bool{}, out: bufio.NewWriterSize(file, spoolBuffer)}, nil
+	return &spool{file: file, ids: map[int]bool{}}, nil
 }
 
 // Append adds a record.
 func (s *spool) Append(r *archive.Record) error {
-	b := append(s.frame[:0], make([]byte, 8)...)
-	b = archive.AppendFrame(b, r)
+	if len(s.block) == 0 {
+		s.block = append(s.block, make([]byte, blockHead)...)
+	}
+	s.block = archive.AppendFrame(s.block, r)
 	for _, h := range r.Headers {
 		s.Bytes += int64(len(h.Key) + len(h.Value))
-	}
-	binary.LittleEndian.PutUint32(b, uint32(len(b)-8))
-	binary.LittleEndian.PutUint32(b[4:], crc32.Checksum(b[8:], castagnoli))
-	s.frame = b
-	if _, err := s.out.Write(b); err != nil {
-		return fmt.Errorf("writing spool: %w: %w", errSpool, err)
 	}
 	if id, ok := schemaID(r.Value); ok && (id != s.lastID || len(s.ids) == 0) {
 		s.ids[id], s.lastID = true, id
 	}
 	s.Records++
 	s.Bytes += int64(len(r.Key) + len(r.Value))
+	if len(s.block) >= blockBytes {
+		return s.flush()
+	}
+	return nil
+}
+
+// flush writes the open block.
+func (s *spool) flush() error {
+	if len(s.block) == 0 {
+		return nil
+	}
+	body := s.block[blockHead:]
+	binary.LittleEndian.PutUint32(s.block, uint32(len(body)))
+	binary.LittleEndian.PutUint32(s.block[4:], crc32.Checksum(body, castagnoli))
+	if _, err := s.file.Write(s.block); err != nil {
+		return fmt.Errorf("writing spool: %w: %w", errSpool, err)
+	}
+	if s.block = s.block[:0]; cap(s.block) > 4*blockBytes { // one huge record must not stay
+		s.block = nil
+	}
 	return nil
 }
 
 // Each calls fn for every record in order. The record's memory is used again for the next one.
 func (s *spool) Each(fn func(*archive.Record) error) error {
-	if err := s.out.Flush(); err != nil {
-		return fmt.Errorf("writing spool: %w: %w", errSpool, err)
+	if err := s.flush(); err != nil {
+		return err
 	}
 	size, err := s.file.Seek(0, io.SeekCurrent)
 	if err != nil {
 		return fmt.Errorf("reading spool: %w: %w", errSpool, err)
 	}
-	in := bufio.NewReaderSize(io.NewSectionReader(s.file, 0, size), 256<<10)
-	head, frame := make([]byte, 8), []byte(nil)
+	in := io.NewSectionReader(s.file, 0, size)
+	head, block := make([]byte, blockHead), []byte(nil)
 	var rec archive.Record
-	for n := int64(0); ; n++ {
+	n := int64(0)
+	for {
 		if _, err := io.ReadFull(in, head); err != nil {
 			if errors.Is(err, io.EOF) && n == s.Records {
 				return nil
@@ -85,29 +105,28 @@ func (s *spool) Each(fn func(*archive.Record) error) error {
 			return fmt.Errorf("reading spool after %d of %d records: %w: %w", n, s.Records, errSpool, err)
 		}
 		length := binary.LittleEndian.Uint32(head)
-		if length > maxFrame {
-			return fmt.Errorf("reading spool: record %d: %w", n, errSpool)
+		if length > maxBlock {
+			return fmt.Errorf("reading spool after %d of %d records: %w", n, s.Records, errSpool)
 		}
-		if uint32(cap(frame)) < length {
-			frame = make([]byte, length)
+		block = slices.Grow(block[:0], int(length))[:length]
+		if _, err := io.ReadFull(in, block); err != nil {
+			return fmt.Errorf("reading spool after %d of %d records: %w: %w", n, s.Records, errSpool, err)
 		}
-		frame = frame[:length]
-		if _, err := io.ReadFull(in, frame); err != nil {
-			return fmt.Errorf("reading spool: %w: %w", errSpool, err)
+		if crc32.Checksum(block, castagnoli) != binary.LittleEndian.Uint32(head[4:]) {
+			return fmt.Errorf("reading spool after %d of %d records: %w", n, s.Records, errSpool)
 		}
-		if crc32.Checksum(frame, castagnoli) != binary.LittleEndian.Uint32(head[4:]) {
-			return fmt.Errorf("reading spool: record %d: %w", n, errSpool)
-		}
-		archive.ReadFrame(frame, &rec) // its checksum was right: only Append can have written it
-		if err := fn(&rec); err != nil {
-			return err
+		for rest := block; len(rest) > 0; n++ {
+			rest = archive.ReadFrame(rest, &rec) // the checksum was right: only Append can have written it
+			if err := fn(&rec); err != nil {
+				return err
+			}
 		}
 	}
 }
 
 // Reset empties the spool.
 func (s *spool) Reset() error {
-	s.out.Reset(s.file)
+	s.block = s.block[:0]
 	s.Records, s.Bytes = 0, 0
 	clear(s.ids)
 	if err := s.file.Truncate(0); err != nil {
