@@ -37,13 +37,14 @@ func answersCounted(metrics prometheus.Registerer) (*prometheus.CounterVec, erro
 // ask makes a new count provisional and asks for what happened in its period before the event that began it. Once: the row
 // of the count exists from this transaction on, and so does the one that says what was asked for, until it is answered.
 func (p *partition) ask(tx *stream.Tx, acct *account, c *count, rec *kgo.Record) error {
+	key := c.key()
 	q := &event.BaselineRequest{
-		RequestID: fmt.Sprintf("%s/%d", c.key, c.ContractVersion), Account: c.Account, Pack: c.Pack, Period: c.Period,
-		PeriodStart: c.PeriodStart, PeriodEnd: c.PeriodEnd, ContractVersion: c.ContractVersion,
+		RequestID: fmt.Sprintf("%s/%d", key, c.version), Account: acct.name, Pack: c.pack, Period: c.period, ContractVersion: c.version,
 		SeamPartition: rec.Partition, SeamOffset: rec.Offset, SeamTime: rec.Timestamp.UTC(), KnownFrom: p.known,
 		WindowMicros: p.s.cfg.DedupWindow.Microseconds(), KeepEndedMicros: p.s.cfg.KeepEnded.Microseconds(),
 	}
-	if kind, _ := usage.Kind(c.Period); kind == event.PeriodContractMonth || kind == event.PeriodContractYear {
+	q.PeriodStart, q.PeriodEnd = c.moments()
+	if kind, _ := usage.Kind(c.period); kind == event.PeriodContractMonth || kind == event.PeriodContractYear {
 		if ends := acct.terms.Contract.EndsAt; ends != nil && ends.Before(*q.PeriodEnd) {
 			q.PeriodEnd = ends // what comes behind it does not count to the period
 		}
@@ -56,9 +57,9 @@ func (p *partition) ask(tx *stream.Tx, acct *account, c *count, rec *kgo.Record)
 	if err != nil {
 		return err
 	}
-	c.Provisional = true
-	tx.Put(storeAsked, c.key, row)
-	tx.Emit(schemas.UsageBaselineRequests, []byte(c.Account), value)
+	c.provisional = true
+	tx.Put(storeAsked, key, row)
+	tx.Emit(schemas.UsageBaselineRequests, []byte(acct.name), value)
 	return nil
 }
 
@@ -104,7 +105,7 @@ func (p *partition) onBaseline(tx *stream.Tx, rec *kgo.Record) error {
 		p.order = append(p.order, c)
 	}
 	c.join(&b)
-	tx.Delete(storeAsked, c.key)
+	tx.Delete(storeAsked, []byte(key))
 	p.s.answers.WithLabelValues(answerAdded).Inc()
 	return nil
 }
@@ -127,8 +128,8 @@ func (p *partition) provisional(tx *stream.Tx, b *event.Baseline) (*count, error
 	if c := acct.row(b.Pack, b.Period); c != nil {
 		return c, nil
 	}
-	c := newCount(b.Account, b.Pack, usage.Period{ID: b.Period})
-	row, err := tx.Get(storeCounts, c.key)
+	c := &count{account: acct, pack: shared(b.Pack), period: shared(b.Period)}
+	row, err := tx.Get(storeCounts, c.key())
 	if err != nil {
 		return nil, err
 	}
@@ -148,23 +149,23 @@ func (c *count) takes(b *event.Baseline) bool {
 	fits := func(a, b int64) bool { return usage.SumFits(b) && usage.SumFits(a+b) }
 	for i := range b.Providers {
 		n := &b.Providers[i]
-		for k := range c.Providers {
-			if m := &c.Providers[k]; (m.Provider == n.Provider || m.Provider == otherProviders) &&
+		for k := range c.providers {
+			if m := &c.providers[k]; (m.Provider == n.Provider || m.Provider == otherProviders) &&
 				!(fits(m.Matched, n.Matched) && fits(m.Unmatched, n.Unmatched) && fits(m.AmountMicros, n.AmountMicros)) {
 				return false
 			}
 		}
 	}
-	return fits(c.Matched, b.Matched) && fits(c.Unmatched, b.Unmatched) && fits(c.AmountMicros, b.AmountMicros)
+	return fits(c.matched, b.Matched) && fits(c.unmatched, b.Unmatched) && fits(c.amount, b.AmountMicros)
 }
 
 // join adds a baseline, which ends the wait for it. Providers beyond those that have a part go to the part of all others.
 func (c *count) join(b *event.Baseline) {
-	c.Matched, c.Unmatched, c.AmountMicros = c.Matched+b.Matched, c.Unmatched+b.Unmatched, c.AmountMicros+b.AmountMicros
+	c.matched, c.unmatched, c.amount = c.matched+b.Matched, c.unmatched+b.Unmatched, c.amount+b.AmountMicros
 	for i := range b.Providers {
 		n := &b.Providers[i]
 		m := c.provider(n.Provider)
 		m.Matched, m.Unmatched, m.AmountMicros = m.Matched+n.Matched, m.Unmatched+n.Unmatched, m.AmountMicros+n.AmountMicros
 	}
-	c.Provisional, c.Estimated = false, b.Estimated
+	c.provisional, c.estimated = false, b.Estimated
 }

@@ -84,7 +84,7 @@ func (p *partition) change(tx *stream.Tx, name string, a *account, terms *usage.
 	if err != nil {
 		return err
 	}
-	a.bounds.Change(terms, counted, total.UpdatedAt.UnixMicro())
+	a.bounds.Change(terms, counted, total.updated)
 	a.terms, a.slots = terms, nil
 	return p.keepBounds(tx, name, &a.bounds)
 }

@@ -1,6 +1,7 @@
 package usageaggregator
 
 import (
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -11,14 +12,26 @@ import (
 	"databus/schemas/event"
 )
 
-// count is a row of the counts store in memory. Its stored form is the UsageCount.
+// count is a row of the counts store in memory: two cache lines, of which most events need the first alone. Its stored form is
+// the UsageCount.
 type count struct {
-	event.UsageCount
-	touched    bool // changed by the open transaction; near to the sums, which change with it
-	fresh      bool // there is no row yet, and no event counts
-	incomplete bool // events of its period came before its first one
-	key        []byte
+	matched, unmatched, amount int64
+	updated                    int64 // append time of the newest event that was counted, microseconds since 1970
+	providers                  []event.ProviderCount
+
+	provisional, estimated bool // as in the UsageCount
+	touched                bool // changed by the open transaction
+	fresh                  bool // there is no row yet, and no event counts
+	incomplete             bool // events of its period came before its first one
+
+	account      *account
+	pack, period string
+	start, end   int64 // of the period, microseconds since 1970; see noEnd
+	version      int64 // of the contract that named the period
 }
+
+// noEnd is the end of a period that has none.
+const noEnd = math.MaxInt64
 
 // maxProviders bounds the providers of a row. What further ones are owed is added up under otherProviders, which is no
 // provider's name.
@@ -29,20 +42,50 @@ const (
 
 func countKey(account, pack, period string) string { return schemas.JoinKey(account, pack, period) }
 
-// newCount is a period's count before its first event.
-func newCount(account, pack string, p usage.Period) *count {
-	c := &count{UsageCount: event.UsageCount{Account: account, Pack: pack, Period: p.ID}, key: []byte(countKey(account, pack, p.ID))}
-	c.UpdatedAt = time.UnixMicro(0).UTC()
-	return c
+func (c *count) key() []byte { return c.appendKey(nil) }
+
+func (c *count) appendKey(dst []byte) []byte {
+	dst = append(append(dst, c.account.name...), '/')
+	dst = append(append(dst, c.pack...), '/')
+	return append(dst, c.period...)
 }
 
 // of sets what the terms say of the period.
 func (c *count) of(p usage.Period, version int64) {
-	c.ContractVersion, c.PeriodStart, c.PeriodEnd = version, p.Start, nil
+	c.version, c.start, c.end = version, p.Start.UnixMicro(), noEnd
 	if !p.End.IsZero() {
-		end := p.End
-		c.PeriodEnd = &end
+		c.end = p.End.UnixMicro()
 	}
+}
+
+// moments are the bounds of the count's period; the end is nil where it has none.
+func (c *count) moments() (start time.Time, end *time.Time) {
+	if c.end != noEnd {
+		t := time.UnixMicro(c.end).UTC()
+		end = &t
+	}
+	return time.UnixMicro(c.start).UTC(), end
+}
+
+// load takes what is stored, beside the account, the pack and the period.
+func (c *count) load(u *event.UsageCount) {
+	c.matched, c.unmatched, c.amount, c.updated, c.providers = u.Matched, u.Unmatched, u.AmountMicros, u.UpdatedAt.UnixMicro(), u.Providers
+	for i := range c.providers {
+		c.providers[i].Provider = shared(c.providers[i].Provider)
+	}
+	c.provisional, c.estimated = u.Provisional, u.Estimated
+	c.version, c.start, c.end = u.ContractVersion, u.PeriodStart.UnixMicro(), noEnd
+	if u.PeriodEnd != nil {
+		c.end = u.PeriodEnd.UnixMicro()
+	}
+}
+
+// stored sets u to the count's stored form, which shares the providers with it.
+func (c *count) stored(u *event.UsageCount) {
+	*u = event.UsageCount{Account: c.account.name, Pack: c.pack, Period: c.period, ContractVersion: c.version,
+		Matched: c.matched, Unmatched: c.unmatched, AmountMicros: c.amount, Provisional: c.provisional, Estimated: c.estimated,
+		UpdatedAt: time.UnixMicro(c.updated).UTC(), Providers: c.providers}
+	u.PeriodStart, u.PeriodEnd = c.moments()
 }
 
 // fits says whether no sum of the count gets too large by an event.
@@ -56,28 +99,25 @@ func (c *count) fits(e *event.UsageEvent) bool {
 		return usage.SumFits(matched) && usage.SumFits(unmatched) && usage.SumFits(amount+e.AmountMicros)
 	}
 	if e.Provider != nil {
-		for i := range c.Providers {
+		for i := range c.providers {
 			// The part that takes all further providers is looked at for each of them.
-			if p := &c.Providers[i]; (p.Provider == *e.Provider || p.Provider == otherProviders) && !fit(p.Matched, p.Unmatched, p.AmountMicros) {
+			if p := &c.providers[i]; (p.Provider == *e.Provider || p.Provider == otherProviders) && !fit(p.Matched, p.Unmatched, p.AmountMicros) {
 				return false
 			}
 		}
 	}
-	return fit(c.Matched, c.Unmatched, c.AmountMicros)
+	return fit(c.matched, c.unmatched, c.amount)
 }
 
-// add counts one event.
-func (c *count) add(e *event.UsageEvent, version int64, appended time.Time) {
-	c.ContractVersion = version
+// add counts one event; appended is in microseconds since 1970.
+func (c *count) add(e *event.UsageEvent, appended int64) {
 	if e.Status == 200 {
-		c.Matched += e.Quantity
+		c.matched += e.Quantity
 	} else {
-		c.Unmatched += e.Quantity
+		c.unmatched += e.Quantity
 	}
-	c.AmountMicros += e.AmountMicros
-	if appended.After(c.UpdatedAt) {
-		c.UpdatedAt = appended
-	}
+	c.amount += e.AmountMicros
+	c.updated = max(c.updated, appended)
 	if e.Provider != nil {
 		p := c.provider(*e.Provider)
 		if e.Status == 200 {
@@ -97,21 +137,23 @@ func shared(name string) string { return unique.Make(name).Value() }
 // keeps it. They are in order of names.
 func (c *count) provider(name string) *event.ProviderCount {
 	// Few providers: comparing for equality first is several times as fast as a binary search by order.
-	for i := range c.Providers {
-		if c.Providers[i].Provider == name {
-			return &c.Providers[i]
+	for i := range c.providers {
+		if c.providers[i].Provider == name {
+			return &c.providers[i]
 		}
 	}
 	find := func(name string) (int, bool) {
-		return slices.BinarySearchFunc(c.Providers, name, func(p event.ProviderCount, name string) int { return strings.Compare(p.Provider, name) })
+		return slices.BinarySearchFunc(c.providers, name, func(p event.ProviderCount, name string) int { return strings.Compare(p.Provider, name) })
 	}
 	i, ok := find(name)
-	if !ok && len(c.Providers) >= maxProviders {
+	if !ok && len(c.providers) >= maxProviders {
 		name = otherProviders
 		i, ok = find(name)
 	}
-	if !ok {
-		c.Providers = slices.Insert(c.Providers, i, event.ProviderCount{Provider: shared(name)})
+	if !ok { // there is no room for further ones: many counts are in memory, and most get no other provider soon
+		more := make([]event.ProviderCount, 0, len(c.providers)+1)
+		more = append(append(more, c.providers[:i]...), event.ProviderCount{Provider: shared(name)})
+		c.providers = append(more, c.providers[i:]...)
 	}
-	return &c.Providers[i]
+	return &c.providers[i]
 }

@@ -36,8 +36,10 @@ type partition struct {
 	first    *int64 // see since
 	known    int64  // offset of the first event whose id is known; see since
 
-	event event.UsageEvent // reused
-	room  []byte           // for values; a chunk is shared by many and never used again
+	event event.UsageEvent // reused, as the other two
+	row   event.UsageCount
+	key   []byte
+	room  []byte // for values; a chunk is shared by many and never used again
 }
 
 // account is what an event of an account is counted by.
@@ -64,7 +66,7 @@ type slot struct {
 // row returns a count from the account's rows, or nil.
 func (a *account) row(pack, period string) *count {
 	for _, c := range a.rows {
-		if c.Period == period && c.Pack == pack {
+		if c.period == period && c.pack == pack {
 			return c
 		}
 	}
@@ -92,9 +94,10 @@ func newPartition(s *Service) *partition {
 
 // read decodes a stored count.
 func (p *partition) read(tx *stream.Tx, row []byte, c *count) error {
-	err := p.s.counts.Decode(tx.Context(), row, &c.UsageCount)
-	for i := range c.Providers {
-		c.Providers[i].Provider = shared(c.Providers[i].Provider)
+	p.row = event.UsageCount{}
+	err := p.s.counts.Decode(tx.Context(), row, &p.row)
+	if err == nil {
+		c.load(&p.row)
 	}
 	if err == nil || errors.Is(err, codec.ErrUnavailable) || errors.Is(err, codec.ErrUnknownSchema) {
 		return err
@@ -208,13 +211,13 @@ func (p *partition) onEvent(tx *stream.Tx, rec *kgo.Record) error {
 			return err
 		}
 	}
-	version := acct.terms.Version()
+	appended := rec.Timestamp.UnixMicro()
 	for _, c := range slot.counts {
 		if !c.touched {
 			c.touched, c.fresh = true, false
 			p.order = append(p.order, c)
 		}
-		c.add(e, version, rec.Timestamp)
+		c.add(e, appended)
 	}
 	return nil
 }
@@ -282,6 +285,9 @@ func (p *partition) start(tx *stream.Tx, acct *account, s *slot, rec *kgo.Record
 		}
 	}
 	s.used = true
+	for _, c := range s.counts {
+		c.version = acct.terms.Version() // the contract's latest version begins other slots
+	}
 	if acct.bounds.Miss(s.pack, p.event.OccurredAt) {
 		return p.keepBounds(tx, acct.name, &acct.bounds)
 	}
@@ -341,8 +347,8 @@ func (p *partition) count(tx *stream.Tx, acct *account, pack string, period usag
 	if c := acct.row(pack, period.ID); c != nil {
 		return c, nil
 	}
-	c := newCount(acct.name, pack, period)
-	row, err := tx.Get(storeCounts, c.key)
+	c := &count{account: acct, pack: shared(pack), period: shared(period.ID)}
+	row, err := tx.Get(storeCounts, c.key())
 	if err != nil {
 		return nil, err
 	}
@@ -390,14 +396,16 @@ func (p *partition) finish(tx *stream.Tx) error {
 		if cap(p.room)-len(p.room) < roomy {
 			p.room = make([]byte, 0, chunkBytes)
 		}
-		value, err := p.s.counts.Append(tx.Context(), p.room[len(p.room):], &c.UsageCount)
+		c.stored(&p.row)
+		value, err := p.s.counts.Append(tx.Context(), p.room[len(p.room):], &p.row)
 		if err != nil {
 			return err
 		}
 		if n := len(p.room) + len(value); n <= cap(p.room) { // else it got memory of its own
 			p.room = p.room[:n]
 		}
-		tx.Put(storeCounts, c.key, value[:len(value):len(value)])
+		p.key = c.appendKey(p.key[:0])
+		tx.Put(storeCounts, p.key, value[:len(value):len(value)])
 		c.touched = false
 	}
 	clear(p.order)

@@ -39,7 +39,7 @@ func (p *partition) over(tx *stream.Tx) ([][]byte, error) {
 	var failed error
 	changed := map[string]bool{}
 	for _, c := range p.order {
-		changed[string(c.key)] = true
+		changed[string(c.key())] = true
 	}
 	rows := 0
 	err := tx.ScanFrom(storeCounts, nil, w.from, func(key, row []byte) bool {
@@ -51,9 +51,9 @@ func (p *partition) over(tx *stream.Tx) ([][]byte, error) {
 		if failed = p.read(tx, row, &c); failed != nil {
 			return false
 		}
-		if c.PeriodEnd != nil && c.PeriodEnd.UnixMicro() <= w.cutoff && !changed[string(key)] {
+		if c.end <= w.cutoff && !changed[string(key)] {
 			old = append(old, append([]byte{}, key...))
-			if c.Provisional { // an answer that comes now finds nothing
+			if c.provisional { // an answer that comes now finds nothing
 				tx.Delete(storeAsked, old[len(old)-1])
 			}
 		}
