@@ -25,7 +25,7 @@ type Options struct {
 	FS vfs.FS
 	// Log takes Pebble's messages at level debug and its errors; nil drops them.
 	Log *slog.Logger
-	// CacheBytes and MemTableBytes size Pebble; 0 means 128 MiB and 16 MiB.
+	// CacheBytes and MemTableBytes size Pebble; 0 means 128 MiB and 8 MiB.
 	CacheBytes    int64
 	MemTableBytes uint64
 	// ReadOnly opens an existing directory for inspection.
@@ -80,7 +80,7 @@ func Open(o Options) (*DB, error) {
 	if o.MemTableBytes == 0 {
 		// Pebble reserves memtables out of the cache: 32 MiB memtables beside a 64 MiB cache once left a cache of
 		// 0 bytes. 16 and 128 MiB made look-ups four times as cheap.
-		o.MemTableBytes = 16 << 20
+		o.MemTableBytes = 8 << 20
 	}
 	opts := &pebble.Options{
 		FS:           fs,

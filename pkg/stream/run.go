@@ -231,7 +231,7 @@ func (r *Runtime) clientOptions() []kgo.Opt {
 		kgo.Balancers(kgo.RangeBalancer()),
 		kgo.DisableAutoCommit(),
 		// Two fetches of all partitions are in memory, decompressed and with 200 bytes beside each record.
-		kgo.FetchMaxPartitionBytes(256<<10),
+		kgo.FetchMaxPartitionBytes(64<<10),
 		kgo.FetchIsolationLevel(kgo.ReadCommitted()),
 		// Without control records the position stops short of the end behind a commit marker.
 		kgo.KeepControlRecords(),
