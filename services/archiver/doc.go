@@ -9,8 +9,8 @@
 // records that their schema cannot decode, counted in their range.
 //
 // How a range is archived: its records are spooled to a local file; at the cut (number, bytes, record time, a later hour,
-// idleness) the spool is encoded in one go and put under a name that first alone decides, only if there is no such
-// object; then one transaction writes the manifest event and the dead letters, and commits the partition's offset. The spool
+// idleness) the spool is encoded in one go, straight into an upload under a name that first alone decides, which succeeds only if there
+// is no such object; then one transaction writes the manifest event and the dead letters, and commits the partition's offset. The spool
 // is worth nothing: after any trouble it is thrown away and read again from the committed offset.
 //
 // Concurrency: an Archiver is run once, by Run. Its partitions are encoded and uploaded in parallel, and committed one
@@ -24,8 +24,9 @@
 // What all objects of a topic have in common, such as the column by which rows are sorted, is frozen in its _layout.json before
 // the first of them; settings that differ from it stop the topic's partitions.
 //
-// Memory: records wait on disk. Each of Workers holds one row group, encoded, and where rows are sorted, or an object with sorted
-// rows is adopted, one row group's records beside that: 32 MiB and a record. Nothing of this is held between two cuts.
+// Memory: records wait on disk. Each of Workers holds one row group, encoded, and a few parts of its upload (see blob.S3), and where
+// rows are sorted, or an object with sorted rows is adopted, one row group's records beside that: 32 MiB and a record. Nothing of this
+// is held between two cuts.
 //
 // Failure: bucket, registry or disk out of order: the partition waits and tries again, reading no further. Offsets that
 // the topic no longer has, an object that is not what it should be, or schemas that do not fit together stop that

@@ -285,6 +285,38 @@ func (m *moody) Put(ctx context.Context, key string, body io.Reader, o blob.PutO
 	return m.Bucket.Put(ctx, key, body, o)
 }
 
+// A file system says that an object is there before it has read anything of what was to be put. That is encoded all the same: one's
+// own object is told by its checksum, another's is adopted.
+func TestBucketThatRefusesAtOnce(t *testing.T) {
+	for name, records := range map[string]int{"own": 0, "another's": 30} {
+		t.Run(name, func(t *testing.T) {
+			parallel(t)
+			w := newWorld(t)
+			var err error
+			if w.bucket, err = blob.OpenFileSystem(t.TempDir()); err != nil {
+				t.Fatal(err)
+			}
+			w.produce(w.usageRecords(400), 5)
+			w.start("a", crashAt(archiver.Put, 1)).crashed(t)
+			if records > 0 {
+				w.cfg.MaxRecords = records
+			}
+			var adopted atomic.Int32
+			w.start("b", func(s archiver.Step, _ string, _ int32) error {
+				if s == archiver.Adopted {
+					adopted.Add(1)
+				}
+				return nil
+			})
+			w.archived(schemas.UsageEvents)
+			w.verify(schemas.UsageEvents, nil)
+			if (adopted.Load() > 0) != (records > 0) {
+				t.Errorf("%d objects were adopted", adopted.Load())
+			}
+		})
+	}
+}
+
 func TestBucketOutOfOrder(t *testing.T) {
 	parallel(t)
 	w := newWorld(t)

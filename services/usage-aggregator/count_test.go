@@ -2,6 +2,7 @@ package usageaggregator
 
 import (
 	"testing"
+	"unsafe"
 
 	"databus/pkg/usage"
 	"databus/schemas/event"
@@ -41,5 +42,13 @@ func TestSumsDoNotOverflow(t *testing.T) {
 		if !c.fits(&e) {
 			t.Errorf("%s: the opposite does not fit", name)
 		}
+	}
+}
+
+// Many counts are in memory, and most events change three of them.
+func TestCountTakesTwoCacheLines(t *testing.T) {
+	var c count
+	if size, warm := unsafe.Sizeof(c), unsafe.Offsetof(c.account); size != 128 || warm != 64 {
+		t.Errorf("%d bytes, of which an event needs the first %d", size, warm)
 	}
 }

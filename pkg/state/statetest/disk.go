@@ -1,4 +1,5 @@
-// Package statetest is the disk that tests of states lose power with.
+// Package statetest is the disk that tests of states lose power with: what was not synced is lost, whole or in part, in each copy that
+// CrashClone takes. It may be used by any number of goroutines.
 package statetest
 
 import "github.com/cockroachdb/pebble/v2/vfs"
