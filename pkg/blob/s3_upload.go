@@ -109,7 +109,7 @@ func (o *S3Options) checkUploads() error {
 	case o.PartSize < s3MinPart || o.PartSize > s3MaxHeld:
 		return fmt.Errorf("parts of %d bytes: S3 takes 5 MiB and more, and memory holds no more than 1 GiB", o.PartSize)
 	case o.PartsFrom < 1 || o.PartsFrom > s3MaxHeld:
-		return fmt.Errorf("uploads in parts from %d bytes on: use 1 to 1 GiB, which memory has to hold", o.PartsFrom)
+		return fmt.Errorf("uploads in parts from %d bytes on: use 1 byte to 1 GiB, which memory has to hold", o.PartsFrom)
 	case o.AnswerTimeout < 0:
 		return errors.New("the answer timeout is negative")
 	case o.Encryption != "" && o.Encryption != string(types.ServerSideEncryptionAes256) && o.Encryption != string(types.ServerSideEncryptionAwsKms):

@@ -55,8 +55,8 @@ func schemaID(value []byte) (int, bool) {
 }
 
 // put encodes the spooled range into the bucket, where no object is yet: nothing of it is on a disk of this instance, and a few
-// parts at most are in memory. Nothing is published before agree has seen what was encoded, and if it returns an error. With
-// [blob.ErrExists] the object is what would have been put.
+// parts at most are in memory. Nothing is published before agree has seen what was encoded, and nothing at all if it returns an
+// error. With [blob.ErrExists] the object is what would have been put.
 func (a *Archiver) put(ctx context.Context, p *partition, agree func(*object) error) (o *object, err error) {
 	if err := a.freeze(ctx, p.topic); err != nil {
 		return nil, err
