@@ -57,7 +57,7 @@ type PutOptions struct {
 
 // Bucket is the port. Keys follow CheckKey.
 type Bucket interface {
-	// Put reads body to its end and publishes it under key. A body that ends in an error leaves nothing behind; one that is made
+	// Put reads body to its end and publishes it under key. Of a body that ends in an error nothing is visible; one that is made
 	// while it is read may decide so with its last Read. With ErrExists it may not have been read to its end.
 	Put(ctx context.Context, key string, body io.Reader, opts PutOptions) (Info, error)
 	// Get opens the whole object. The caller closes the body; an incomplete transfer ends in an error, not in io.EOF.

@@ -41,7 +41,7 @@ type S3Options struct {
 	// PathStyle puts the bucket into the path instead of the host name, as most servers other than AWS need.
 	PathStyle bool
 	// PartsFrom is the size in bytes from which on an object is uploaded in parts, and PartSize that of a part, 5 MiB or more;
-	// 0 means 8 MiB each. So much of a body is held in memory.
+	// 0 means 8 MiB each. The beginning of a body is held in memory until its size is told by it.
 	PartsFrom, PartSize int64
 	// Encryption at rest, by the server: "" leaves it to the bucket's settings, "AES256" is SSE-S3, "aws:kms" SSE-KMS.
 	Encryption string

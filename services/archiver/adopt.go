@@ -149,16 +149,16 @@ func (a *Archiver) freeze(ctx context.Context, topic string) error {
 
 // upload puts the range's object where none is yet. Where one is, the result is an adoption, unless it is the same object:
 // an attempt of our own whose answer was lost.
-func (a *Archiver) upload(ctx context.Context, p *partition) (*adoption, error) {
-	ctx, cancel := context.WithTimeout(ctx, a.cfg.PutTimeout)
-	defer cancel()
-	o, err := a.put(ctx, p, func(*object) error { return a.step(Encoded, p) })
-	var ad *adoption
-	if errors.Is(err, blob.ErrExists) {
-		ad, err = a.adopt(ctx, p, o.key, o.sha)
-	}
-	if err == nil && ad == nil {
-		p.object = o
-	}
+func (a *Archiver) upload(ctx context.Context, p *partition) (ad *adoption, err error) {
+	err = a.inTime(ctx, func(ctx context.Context) error {
+		o, err := a.put(ctx, p, func(*object) error { return a.step(Encoded, p) })
+		if errors.Is(err, blob.ErrExists) {
+			ad, err = a.adopt(ctx, p, o.key, o.sha)
+		}
+		if err == nil && ad == nil {
+			p.object = o
+		}
+		return err
+	})
 	return ad, err
 }

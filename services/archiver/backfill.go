@@ -293,22 +293,23 @@ func (a *Archiver) fillOne(ctx context.Context, p *partition, known *event.Archi
 var errDiffers = errors.New("the object differs from the manifest's")
 
 // putAgain puts an object that nobody else has any business to put, and one that the manifest knows only if it is the same.
-func (a *Archiver) putAgain(ctx context.Context, p *partition, known *event.ArchiveFile) (*object, error) {
-	ctx, cancel := context.WithTimeout(ctx, a.cfg.PutTimeout)
-	defer cancel()
-	o, err := a.put(ctx, p, func(o *object) error {
-		if known != nil && (o.key != known.Object || string(o.sha) != string(known.Sha256)) {
-			return errDiffers
+func (a *Archiver) putAgain(ctx context.Context, p *partition, known *event.ArchiveFile) (o *object, err error) {
+	err = a.inTime(ctx, func(ctx context.Context) error {
+		o, err = a.put(ctx, p, func(o *object) error {
+			if known != nil && (o.key != known.Object || string(o.sha) != string(known.Sha256)) {
+				return errDiffers
+			}
+			return nil
+		})
+		if !errors.Is(err, blob.ErrExists) {
+			return err
 		}
-		return nil
+		there, err := a.bucket.Head(ctx, o.key)
+		if err == nil && there.Size != o.size {
+			err = fmt.Errorf("object %q appeared meanwhile and is another one: is a backfill running elsewhere?", o.key)
+		}
+		return err
 	})
-	if !errors.Is(err, blob.ErrExists) {
-		return o, err
-	}
-	there, err := a.bucket.Head(ctx, o.key)
-	if err == nil && there.Size != o.size {
-		err = fmt.Errorf("object %q appeared meanwhile and is another one: is a backfill running elsewhere?", o.key)
-	}
 	return o, err
 }
 

@@ -223,6 +223,35 @@ func (b *broken) Put(ctx context.Context, key string, body io.Reader, o blob.Put
 	return b.Bucket.Put(ctx, key, body, o)
 }
 
+// stalled is a bucket that does not answer.
+type stalled struct {
+	blob.Bucket
+	works atomic.Bool
+}
+
+func (b *stalled) Put(ctx context.Context, key string, body io.Reader, o blob.PutOptions) (blob.Info, error) {
+	if !b.works.Load() {
+		<-ctx.Done()
+		return blob.Info{}, ctx.Err()
+	}
+	return b.Bucket.Put(ctx, key, body, o)
+}
+
+// An upload that takes too long is given up, with words that say what may be done, and tried again.
+func TestUploadTakesTooLong(t *testing.T) {
+	parallel(t)
+	w := newWorld(t)
+	w.cfg.PutTimeout = 300 * time.Millisecond
+	bucket := &stalled{Bucket: w.bucket}
+	h := service.NewHealth()
+	w.start("a", nil, withHealth(h), func(p *archiver.Parts) { p.Bucket = bucket })
+	w.produce(w.usageRecords(400), 5)
+	stuck(t, h, "lengthen it, or cut smaller objects")
+	bucket.works.Store(true)
+	w.archived(schemas.UsageEvents)
+	w.verify(schemas.UsageEvents, nil)
+}
+
 // Records that wait for long raise the alarm, and get more time where that is allowed.
 func TestAgeingRecords(t *testing.T) {
 	parallel(t)

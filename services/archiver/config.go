@@ -24,7 +24,7 @@ type Config struct {
 	MaxRecordTime time.Duration `doc:"Span of record timestamps after which an object is cut."`
 	Idle          time.Duration `doc:"Time without a new record after which an object is cut."`
 	Workers       int           `doc:"Objects that are encoded and uploaded at the same time. Each takes the memory of a row group and of a few parts of an upload, and 32 MiB more where rows are sorted."`
-	PutTimeout    time.Duration `doc:"Longest time for one upload; then it is tried again. At most 5m."`
+	PutTimeout    time.Duration `doc:"Longest time to encode and upload one object; then that is tried again. At most 5m."`
 	RetryMax      time.Duration `doc:"Longest pause between two attempts while the bucket or the registry is out of order."`
 	// SessionTimeout and TransactionTimeout decide how soon others take over from an instance that died.
 	SessionTimeout     time.Duration `doc:"After this time without heartbeat the group gives the partitions away."`

@@ -54,6 +54,17 @@ func schemaID(value []byte) (int, bool) {
 	return int(binary.BigEndian.Uint32(value[1:])), true
 }
 
+// inTime lets do take as long as an upload may.
+func (a *Archiver) inTime(ctx context.Context, do func(context.Context) error) error {
+	timed, cancel := context.WithTimeout(ctx, a.cfg.PutTimeout)
+	defer cancel()
+	err := do(timed)
+	if err != nil && timed.Err() != nil && ctx.Err() == nil {
+		err = fmt.Errorf("%w (archiver.put_timeout, %v, is over: lengthen it, or cut smaller objects by max_records or max_bytes)", err, a.cfg.PutTimeout)
+	}
+	return err
+}
+
 // put encodes the spooled range into the bucket, where no object is yet: nothing of it is on a disk of this instance, and a few
 // parts at most are in memory. Nothing is published before agree has seen what was encoded, and nothing at all if it returns an
 // error. With [blob.ErrExists] the object is what would have been put.
@@ -68,7 +79,11 @@ func (a *Archiver) put(ctx context.Context, p *partition, agree func(*object) er
 		if o, err = a.encode(ctx, p, to); err == nil {
 			err = agree(o)
 		}
-		to.CloseWithError(err)
+		if err == nil {
+			to.Close()
+		} else {
+			to.CloseWithError(fmt.Errorf("encoding: %w", err)) // no io.EOF, which would end the object
+		}
 		encoded <- err
 	}()
 	_, err = a.bucket.Put(ctx, p.objectName(a.cfg.Prefix), body, blob.PutOptions{CreateOnly: true})

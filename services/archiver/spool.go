@@ -78,10 +78,14 @@ func (s *spool) flush() error {
 	if _, err := s.file.Write(s.block); err != nil {
 		return fmt.Errorf("writing spool: %w: %w", errSpool, err)
 	}
+	s.emptyBlock()
+	return nil
+}
+
+func (s *spool) emptyBlock() {
 	if s.block = s.block[:0]; cap(s.block) > 4*blockBytes { // one huge record must not stay
 		s.block = nil
 	}
-	return nil
 }
 
 // Each calls fn for every record in order. The record's memory is used again for the next one.
@@ -126,7 +130,7 @@ func (s *spool) Each(fn func(*archive.Record) error) error {
 
 // Reset empties the spool.
 func (s *spool) Reset() error {
-	s.block = s.block[:0]
+	s.emptyBlock()
 	s.Records, s.Bytes = 0, 0
 	clear(s.ids)
 	if err := s.file.Truncate(0); err != nil {

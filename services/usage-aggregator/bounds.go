@@ -108,5 +108,6 @@ func (p *partition) peek(tx *stream.Tx, name string, a *account, pack, period st
 	if err != nil || row == nil {
 		return c, false, err
 	}
-	return c, true, p.read(tx, row, &c)
+	err = p.read(tx, row, &c)
+	return c, true, err
 }

@@ -278,6 +278,7 @@ func (s *Service) refused(e *event.UsageEvent, rec *kgo.Record) string {
 // start does what the first event of a slot causes beside its counts.
 func (p *partition) start(tx *stream.Tx, acct *account, s *slot, rec *kgo.Record) error {
 	for _, c := range s.counts {
+		c.version = acct.terms.Version() // the contract's latest version begins other slots
 		if c.fresh && c.incomplete && p.s.cfg.History.Enabled {
 			if err := p.ask(tx, acct, c, rec); err != nil {
 				return err
@@ -285,9 +286,6 @@ func (p *partition) start(tx *stream.Tx, acct *account, s *slot, rec *kgo.Record
 		}
 	}
 	s.used = true
-	for _, c := range s.counts {
-		c.version = acct.terms.Version() // the contract's latest version begins other slots
-	}
 	if acct.bounds.Miss(s.pack, p.event.OccurredAt) {
 		return p.keepBounds(tx, acct.name, &acct.bounds)
 	}
