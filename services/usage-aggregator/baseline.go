@@ -58,7 +58,7 @@ func (p *partition) ask(tx *stream.Tx, acct *account, c *count, rec *kgo.Record)
 		return err
 	}
 	c.provisional = true
-	tx.Put(storeAsked, key, row)
+	tx.Put(storeAsked, []byte(key), row)
 	tx.Emit(schemas.UsageBaselineRequests, []byte(acct.name), value)
 	return nil
 }
@@ -129,7 +129,7 @@ func (p *partition) provisional(tx *stream.Tx, b *event.Baseline) (*count, error
 		return c, nil
 	}
 	c := &count{account: acct, pack: shared(b.Pack), period: shared(b.Period)}
-	row, err := tx.Get(storeCounts, c.key())
+	row, err := tx.Get(storeCounts, []byte(c.key()))
 	if err != nil {
 		return nil, err
 	}

@@ -42,13 +42,7 @@ const (
 
 func countKey(account, pack, period string) string { return schemas.JoinKey(account, pack, period) }
 
-func (c *count) key() []byte { return c.appendKey(nil) }
-
-func (c *count) appendKey(dst []byte) []byte {
-	dst = append(append(dst, c.account.name...), '/')
-	dst = append(append(dst, c.pack...), '/')
-	return append(dst, c.period...)
-}
+func (c *count) key() string { return countKey(c.account.name, c.pack, c.period) }
 
 // of sets what the terms say of the period.
 func (c *count) of(p usage.Period, version int64) {
@@ -151,9 +145,7 @@ func (c *count) provider(name string) *event.ProviderCount {
 		i, ok = find(name)
 	}
 	if !ok { // there is no room for further ones: many counts are in memory, and most get no other provider soon
-		more := make([]event.ProviderCount, 0, len(c.providers)+1)
-		more = append(append(more, c.providers[:i]...), event.ProviderCount{Provider: shared(name)})
-		c.providers = append(more, c.providers[i:]...)
+		c.providers = slices.Concat(c.providers[:i], []event.ProviderCount{{Provider: shared(name)}}, c.providers[i:])
 	}
 	return &c.providers[i]
 }

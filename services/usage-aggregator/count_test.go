@@ -45,7 +45,7 @@ func TestSumsDoNotOverflow(t *testing.T) {
 	}
 }
 
-// Many counts are in memory, and most events change three of them.
+// Many counts are in memory, and each event changes several of them.
 func TestCountTakesTwoCacheLines(t *testing.T) {
 	var c count
 	if size, warm := unsafe.Sizeof(c), unsafe.Offsetof(c.account); size != 128 || warm != 64 {

@@ -36,9 +36,8 @@ type partition struct {
 	first    *int64 // see since
 	known    int64  // offset of the first event whose id is known; see since
 
-	event event.UsageEvent // reused, as the other two
+	event event.UsageEvent // reused, as the row
 	row   event.UsageCount
-	key   []byte
 	room  []byte // for values; a chunk is shared by many and never used again
 }
 
@@ -98,8 +97,9 @@ func (p *partition) read(tx *stream.Tx, row []byte, c *count) error {
 	err := p.s.counts.Decode(tx.Context(), row, &p.row)
 	if err == nil {
 		c.load(&p.row)
+		return nil
 	}
-	if err == nil || errors.Is(err, codec.ErrUnavailable) || errors.Is(err, codec.ErrUnknownSchema) {
+	if errors.Is(err, codec.ErrUnavailable) || errors.Is(err, codec.ErrUnknownSchema) {
 		return err
 	}
 	return fmt.Errorf("reading a stored count: %v; run the newer program or restore the state", err) // no error of the event's
@@ -346,7 +346,7 @@ func (p *partition) count(tx *stream.Tx, acct *account, pack string, period usag
 		return c, nil
 	}
 	c := &count{account: acct, pack: shared(pack), period: shared(period.ID)}
-	row, err := tx.Get(storeCounts, c.key())
+	row, err := tx.Get(storeCounts, []byte(c.key()))
 	if err != nil {
 		return nil, err
 	}
@@ -402,8 +402,7 @@ func (p *partition) finish(tx *stream.Tx) error {
 		if n := len(p.room) + len(value); n <= cap(p.room) { // else it got memory of its own
 			p.room = p.room[:n]
 		}
-		p.key = c.appendKey(p.key[:0])
-		tx.Put(storeCounts, p.key, value[:len(value):len(value)])
+		tx.Put(storeCounts, []byte(c.key()), value[:len(value):len(value)])
 		c.touched = false
 	}
 	clear(p.order)

@@ -39,7 +39,7 @@ func (p *partition) over(tx *stream.Tx) ([][]byte, error) {
 	var failed error
 	changed := map[string]bool{}
 	for _, c := range p.order {
-		changed[string(c.key())] = true
+		changed[c.key()] = true
 	}
 	rows := 0
 	err := tx.ScanFrom(storeCounts, nil, w.from, func(key, row []byte) bool {
