@@ -163,18 +163,31 @@ func (r *readerAt) ReadAt(p []byte, off int64) (int, error) {
 	return n, nil
 }
 
-// measured counts what is read of a body, and ends with the context, or where the body gets too large.
+// contextReader ends a long copy when its context ends.
+type contextReader struct {
+	ctx context.Context
+	r   io.Reader
+}
+
+func (r *contextReader) Read(p []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return r.r.Read(p)
+}
+
+// measured counts what is read of a body, and ends where it gets too large.
 type measured struct {
-	ctx  context.Context
-	body io.Reader
+	contextReader
 	size int64
 }
 
+func measure(ctx context.Context, body io.Reader) *measured {
+	return &measured{contextReader: contextReader{ctx, body}}
+}
+
 func (m *measured) Read(p []byte) (int, error) {
-	if err := m.ctx.Err(); err != nil {
-		return 0, err
-	}
-	n, err := m.body.Read(p)
+	n, err := m.contextReader.Read(p)
 	if m.size += int64(n); m.size > MaxPutSize {
 		return n, fmt.Errorf("the body has more than the %d bytes that a bucket takes: cut smaller objects", int64(MaxPutSize))
 	}

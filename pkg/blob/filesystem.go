@@ -107,7 +107,7 @@ func (f *FileSystem) writeTemp(ctx context.Context, temp, key string, body io.Re
 		return Info{}, err
 	}
 	defer file.Close()
-	if _, err := io.Copy(file, &measured{ctx: ctx, body: body}); err != nil {
+	if _, err := io.Copy(file, measure(ctx, body)); err != nil {
 		return Info{}, fmt.Errorf("writing: %w", err)
 	}
 	if err := file.Sync(); err != nil {
@@ -299,17 +299,4 @@ func fileInfo(key string, stat fs.FileInfo) Info {
 type section struct {
 	io.Reader
 	io.Closer
-}
-
-// contextReader ends a long copy when its context ends.
-type contextReader struct {
-	ctx context.Context
-	r   io.Reader
-}
-
-func (r *contextReader) Read(p []byte) (int, error) {
-	if err := r.ctx.Err(); err != nil {
-		return 0, err
-	}
-	return r.r.Read(p)
 }

@@ -34,7 +34,7 @@ func (m *Memory) Put(ctx context.Context, key string, body io.Reader, opts PutOp
 	if err := CheckKey(key); err != nil {
 		return Info{}, err
 	}
-	data, err := io.ReadAll(&measured{ctx: ctx, body: body})
+	data, err := io.ReadAll(measure(ctx, body))
 	if err != nil {
 		return Info{}, fmt.Errorf("putting object %q: %w", key, err)
 	}

@@ -41,7 +41,7 @@ type S3Options struct {
 	// PathStyle puts the bucket into the path instead of the host name, as most servers other than AWS need.
 	PathStyle bool
 	// PartsFrom is the size in bytes from which on an object is uploaded in parts, and PartSize that of a part, 5 MiB or more;
-	// 0 means 8 MiB each. The beginning of a body is held in memory until its size is told by it.
+	// 0 means 8 MiB each. Up to PartsFrom of a body is held in memory, to see which it is.
 	PartsFrom, PartSize int64
 	// Encryption at rest, by the server: "" leaves it to the bucket's settings, "AES256" is SSE-S3, "aws:kms" SSE-KMS.
 	Encryption string
@@ -156,7 +156,7 @@ func (b *S3) Put(ctx context.Context, key string, body io.Reader, opts PutOption
 	if err := CheckKey(key); err != nil {
 		return Info{}, err
 	}
-	all := &measured{ctx: ctx, body: body}
+	all := measure(ctx, body)
 	var start bytes.Buffer
 	_, err := start.ReadFrom(io.LimitReader(all, b.opts.PartsFrom))
 	var info Info
@@ -165,8 +165,7 @@ func (b *S3) Put(ctx context.Context, key string, body io.Reader, opts PutOption
 	case all.size < b.opts.PartsFrom:
 		info, err = b.putAtOnce(ctx, key, start.Bytes(), opts)
 	default:
-		all.body, all.size = io.MultiReader(&start, body), 0
-		info, err = b.putInParts(ctx, key, all, opts)
+		info, err = b.putInParts(ctx, key, measure(ctx, io.MultiReader(&start, body)), opts)
 	}
 	if err != nil {
 		return Info{}, fmt.Errorf("putting object %q: %w", key, err)
