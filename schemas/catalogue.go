@@ -213,3 +213,14 @@ func MustLookup(name string) Topic {
 
 // JoinKey joins the parts of a key. Parts hold no "/", except that the last one may.
 func JoinKey(parts ...string) string { return strings.Join(parts, "/") }
+
+// AppendKey appends the key that JoinKey returns.
+func AppendKey(dst []byte, parts ...string) []byte {
+	for i, part := range parts {
+		if i > 0 {
+			dst = append(dst, '/')
+		}
+		dst = append(dst, part...)
+	}
+	return dst
+}

@@ -1,7 +1,5 @@
 package schemas
 
-import "strings"
-
 // PartitionKey returns the part of a record's key that chooses its partition. Topics outside of the catalogue are
 // partitioned by the whole key.
 func PartitionKey(topic string, key []byte) []byte {
@@ -74,7 +72,18 @@ func ValidAccount(account string) bool {
 	if len(account) == 0 || len(account) > 64 {
 		return false
 	}
-	return strings.IndexFunc(account, func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '.' || r == '_' || r == '-')
-	}) < 0
+	for i := range len(account) {
+		if !ofAccount[account[i]] {
+			return false
+		}
+	}
+	return true
 }
+
+// ofAccount are the bytes of an account id.
+var ofAccount = func() (is [256]bool) {
+	for _, b := range []byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-") {
+		is[b] = true
+	}
+	return is
+}()

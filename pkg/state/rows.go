@@ -107,6 +107,12 @@ type Batch struct {
 // NewBatch returns an empty batch. Close it whether it was committed or not.
 func (d *DB) NewBatch() *Batch { return &Batch{db: d, b: d.db.NewBatch()} }
 
+// NewBatchOf returns an empty batch with room for about so many rows, and bytes of their keys and values.
+func (d *DB) NewBatchOf(rows, bytes int) *Batch {
+	const each = 48 // the key's prefix, and what Pebble adds
+	return &Batch{db: d, b: d.db.NewBatchWithSize(rows*each + bytes)}
+}
+
 // Set writes a row; a nil value deletes it.
 func (b *Batch) Set(partition int32, store string, key, value []byte) error {
 	b.key = appendRowKey(b.key[:0], partition, store, key)

@@ -88,6 +88,9 @@ func Open(o Options) (*DB, error) {
 		MemTableSize: o.MemTableBytes,
 		Logger:       logger{o.Log},
 		ReadOnly:     o.ReadOnly,
+		// Most rows are written again and again: a few tables more are merged at once. Bloom filters keep look-ups cheap.
+		L0CompactionThreshold: 8,
+		L0StopWritesThreshold: 24,
 		// The newest on-disk format of this Pebble version; STATE's format version covers it.
 		FormatMajorVersion: pebble.FormatNewest,
 	}

@@ -1,6 +1,7 @@
 package stream
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -8,24 +9,15 @@ import (
 	"databus/pkg/state"
 )
 
-// row is a row in memory. A nil value is a row that does not exist.
-type row struct {
-	key     string
-	value   []byte
-	before  []byte // the committed value, where the row is both dirty and pending
-	dirty   bool   // written by the open transaction
-	pending bool   // written by a committed one, and not yet in Pebble
-}
-
 // cache holds rows of one partition over its stores: what the open transaction wrote, what committed ones wrote and Pebble
 // does not have yet, and what was read or written lately. Only the owner of a partition writes its rows, so a row stays true
 // from one committed transaction to the next.
 type cache struct {
 	stores  []Store
-	rows    []map[string]*row // by store
-	dirty   [][]*row          // by store, in order of first write
-	pending [][]*row          // by store
-	undo    []undo            // what the record in process has changed
+	tables  []*rowTable // by store
+	dirty   [][]int32   // by store, places of rows in order of first write
+	pending [][]int32   // by store
+	undo    []undo      // what the record in process has changed
 	undoing bool
 	bytes   int
 
@@ -33,36 +25,32 @@ type cache struct {
 	reader *state.Reader // nil until the first miss behind a write to Pebble
 }
 
+// undo is what a row was before a write.
 type undo struct {
 	store int
-	row   *row
-	was   row
+	place int32
+	value []byte
+	dirty bool
 	fresh bool // the row was not in memory: undoing must forget it, since nobody knows whether it exists
 }
 
 func newCache(stores []Store, open func() (*state.Reader, error)) *cache {
-	c := &cache{stores: stores, open: open, rows: make([]map[string]*row, len(stores)), dirty: make([][]*row, len(stores)), pending: make([][]*row, len(stores))}
-	for i := range c.rows {
-		c.rows[i] = map[string]*row{}
+	c := &cache{stores: stores, open: open, tables: make([]*rowTable, len(stores)), dirty: make([][]int32, len(stores)), pending: make([][]int32, len(stores))}
+	for i := range c.tables {
+		c.tables[i] = newRowTable()
 	}
 	return c
 }
 
-// rowOverhead is about what a cached row costs beside key and value.
-const rowOverhead = 150
-
-func (r *row) size() int { return len(r.key) + len(r.value) + rowOverhead }
-
-func (c *cache) add(store int, key string, value []byte) *row {
-	r := &row{key: key, value: value}
-	c.rows[store][key] = r
-	c.bytes += r.size()
-	return r
+func (c *cache) add(store int, key []byte, size int) (place int32) {
+	place = c.tables[store].add(key, size)
+	c.bytes += c.tables[store].at(place).size()
+	return place
 }
 
-func (c *cache) remove(store int, r *row) {
-	delete(c.rows[store], r.key)
-	c.bytes -= r.size()
+func (c *cache) remove(store int, place int32) {
+	c.bytes -= c.tables[store].at(place).size()
+	c.tables[store].remove(place)
 }
 
 func (c *cache) disk() (*state.Reader, error) {
@@ -76,8 +64,9 @@ func (c *cache) disk() (*state.Reader, error) {
 }
 
 func (c *cache) get(store int, key []byte) ([]byte, error) {
-	if r, ok := c.rows[store][string(key)]; ok {
-		return r.value, nil
+	t := c.tables[store]
+	if place := t.find(key); place != 0 {
+		return t.at(place).now(), nil
 	}
 	disk, err := c.disk()
 	if err != nil {
@@ -91,27 +80,30 @@ func (c *cache) get(store int, key []byte) ([]byte, error) {
 		v = []byte{}
 	}
 	if !c.stores[store].Uncached {
-		c.add(store, string(key), v)
+		r := t.at(c.add(store, key, len(v)))
+		r.value = v
+		r.commit()
+		c.bytes += len(v)
 	}
 	return v, nil
 }
 
 // put writes a row; a nil value deletes it.
 func (c *cache) put(store int, key, value []byte) {
-	r, ok := c.rows[store][string(key)]
-	if !ok {
-		r = c.add(store, string(key), nil)
+	t := c.tables[store]
+	place := t.find(key)
+	fresh := place == 0
+	if fresh {
+		place = c.add(store, key, len(value))
 	}
+	r := t.at(place)
 	if c.undoing {
-		c.undo = append(c.undo, undo{store, r, *r, !ok})
+		c.undo = append(c.undo, undo{store, place, r.value, r.dirty, fresh})
 	}
 	c.bytes += len(value) - len(r.value)
 	if !r.dirty {
 		r.dirty = true
-		c.dirty[store] = append(c.dirty[store], r)
-		if r.pending {
-			r.before = r.value
-		}
+		c.dirty[store] = append(c.dirty[store], place)
 	}
 	r.value = value
 }
@@ -122,15 +114,16 @@ func (c *cache) end()   { c.undo, c.undoing = c.undo[:0], false }
 
 func (c *cache) rollback() {
 	for i := len(c.undo) - 1; i >= 0; i-- {
-		u := c.undo[i]
-		if !u.was.dirty && u.row.dirty {
+		u := &c.undo[i]
+		r := c.tables[u.store].at(u.place)
+		if !u.dirty && r.dirty {
 			// Rows get dirty in this order, so it is the last one.
 			c.dirty[u.store] = c.dirty[u.store][:len(c.dirty[u.store])-1]
 		}
-		c.bytes += len(u.was.value) - len(u.row.value)
-		*u.row = u.was
+		c.bytes += len(u.value) - len(r.value)
+		r.value, r.dirty = u.value, u.dirty
 		if u.fresh {
-			c.remove(u.store, u.row)
+			c.remove(u.store, u.place)
 		}
 	}
 	c.undo = c.undo[:0]
@@ -138,44 +131,57 @@ func (c *cache) rollback() {
 
 // abort undoes the open transaction.
 func (c *cache) abort() {
-	for i := range c.dirty {
-		for _, r := range c.dirty[i] {
-			if r.pending {
-				c.bytes += len(r.before) - len(r.value)
-				r.value, r.before, r.dirty = r.before, nil, false
+	for i, t := range c.tables {
+		for _, place := range c.dirty[i] {
+			if r := t.at(place); r.pending {
+				c.bytes -= len(r.value)
+				r.value, r.dirty = nil, false
 			} else {
-				c.remove(i, r)
+				c.remove(i, place)
 			}
 		}
-		clear(c.dirty[i])
 		c.dirty[i] = c.dirty[i][:0]
 	}
 	c.undo = c.undo[:0]
 }
 
-// committed says that Kafka has committed the transaction.
+// committed says that Kafka has committed the transaction. Values get memory of their own: they are parts of chunks, and a row that
+// is pending for long would keep the chunk of all those that changed with it.
 func (c *cache) committed() {
-	for i := range c.dirty {
-		for _, r := range c.dirty[i] {
-			r.dirty, r.before = false, nil
+	for i, t := range c.tables {
+		for _, place := range c.dirty[i] {
+			r := t.at(place)
+			c.bytes -= r.size()
+			r.commit()
+			c.bytes += r.size()
 			if !r.pending {
 				r.pending = true
-				c.pending[i] = append(c.pending[i], r)
+				c.pending[i] = append(c.pending[i], place)
 			}
 		}
-		clear(c.dirty[i]) // for the garbage collector
 		c.dirty[i] = c.dirty[i][:0]
 	}
+	clear(c.undo[:cap(c.undo)]) // for the garbage collector
 	c.undo = c.undo[:0]
+}
+
+// waiting are the rows that write will put, and the bytes of their keys and values.
+func (c *cache) waiting() (rows, bytes int) {
+	for i := range c.pending {
+		rows += len(c.pending[i])
+		for _, place := range c.pending[i] {
+			bytes += len(c.tables[i].at(place).data)
+		}
+	}
+	return rows, bytes
 }
 
 // write puts the rows of committed transactions into a batch. No transaction may be open.
 func (c *cache) write(b *state.Batch, partition int32) error {
-	var key []byte
 	for i, store := range c.stores {
-		for _, r := range c.pending[i] {
-			key = append(key[:0], r.key...)
-			if err := b.Set(partition, store.Name, key, r.value); err != nil {
+		for _, place := range c.pending[i] {
+			r := c.tables[i].at(place)
+			if err := b.Set(partition, store.Name, r.key(), r.committed()); err != nil {
 				return err
 			}
 		}
@@ -186,18 +192,17 @@ func (c *cache) write(b *state.Batch, partition int32) error {
 // written says that Pebble has them. Memory is bounded by starting anew.
 func (c *cache) written(limit int) error {
 	for i := range c.pending {
-		for _, r := range c.pending[i] {
-			r.pending = false
+		for _, place := range c.pending[i] {
+			c.tables[i].at(place).pending = false
 			if c.stores[i].Uncached {
-				c.remove(i, r)
+				c.remove(i, place)
 			}
 		}
-		clear(c.pending[i])
 		c.pending[i] = c.pending[i][:0]
 	}
 	if c.bytes > limit/2 {
-		for i := range c.rows {
-			c.rows[i] = map[string]*row{}
+		for i := range c.tables {
+			c.tables[i] = newRowTable()
 		}
 		c.bytes = 0
 	}
@@ -207,17 +212,22 @@ func (c *cache) written(limit int) error {
 // scan calls each with the rows whose keys start with prefix, from a key on, in order of keys: Pebble's, with those that it
 // does not have on top. Rows written during the scan are not seen by it.
 func (c *cache) scan(store int, prefix, from string, each func(key, value []byte) bool) error {
-	var over []row
-	for _, rows := range [2][]*row{c.dirty[store], c.pending[store]} {
-		for _, r := range rows {
-			if strings.HasPrefix(r.key, prefix) && r.key >= from {
-				over = append(over, *r)
+	type kept struct {
+		key   string
+		value []byte
+	}
+	var over []kept
+	for _, places := range [2][]int32{c.dirty[store], c.pending[store]} {
+		for _, place := range places {
+			r := c.tables[store].at(place)
+			if key := r.key(); bytes.HasPrefix(key, []byte(prefix)) && string(key) >= from {
+				over = append(over, kept{string(key), r.now()})
 			}
 		}
 	}
-	slices.SortFunc(over, func(a, b row) int { return strings.Compare(a.key, b.key) })
-	over = slices.CompactFunc(over, func(a, b row) bool { return a.key == b.key }) // both dirty and pending: the same row twice
-	emit := func(r row) bool { return r.value == nil || each([]byte(r.key), r.value) }
+	slices.SortFunc(over, func(a, b kept) int { return strings.Compare(a.key, b.key) })
+	over = slices.CompactFunc(over, func(a, b kept) bool { return a.key == b.key }) // both dirty and pending: the same row twice
+	emit := func(r kept) bool { return r.value == nil || each([]byte(r.key), r.value) }
 	disk, err := c.disk()
 	if err != nil {
 		return err

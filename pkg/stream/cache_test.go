@@ -88,9 +88,11 @@ func TestCacheAgainstAMap(t *testing.T) {
 			tx = copyOf(committed)
 		}
 		size := 0
-		for _, rows := range c.rows {
-			for _, r := range rows {
-				size += r.size()
+		for _, t := range c.tables {
+			for _, place := range t.index {
+				for ; place != 0; place = t.at(place).next {
+					size += t.at(place).size()
+				}
 			}
 		}
 		if size != c.bytes {

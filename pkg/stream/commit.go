@@ -320,7 +320,7 @@ func (r *Runtime) writeTasks(tasks map[int32]*task) error {
 }
 
 func (r *Runtime) writeTask(t *task) error {
-	b := r.db.NewBatch()
+	b := r.db.NewBatchOf(t.cache.waiting())
 	err := t.write(b)
 	if err == nil {
 		err = r.o.Crash(BeforeState)

@@ -24,7 +24,7 @@
 // what to do: a record that stalls its handler, a fenced instance, an unknown outcome of a commit, offsets that somebody reset, records that retention
 // deleted before they were read. The caller starts again, and the restore finds the truth.
 //
-// Files: options.go what a service says; tx.go its view of a partition; cache.go write-behind rows; run.go the loop;
+// Files: options.go what a service says; tx.go its view of a partition; cache.go and rowtable.go write-behind rows; run.go the loop;
 // pace.go how much is polled at once; commit.go the end of a transaction; assign.go, restore.go and recall.go what happens
 // before the first record of a partition; store.go where rows are kept; fault.go which errors mean what; status.go health and metrics.
 package stream

@@ -175,15 +175,16 @@ func (t *task) finish() error {
 			continue
 		}
 		e.Store = store.Name
-		for _, row := range t.cache.dirty[i] {
+		for _, place := range t.cache.dirty[i] {
+			row := t.cache.tables[i].at(place)
 			if store.Topic != "" {
-				rec, key := t.tx.room.record(), t.tx.room.take(append(t.tx.room.free(), row.key...))
-				*rec = kgo.Record{Topic: store.Topic, Partition: t.partition, Key: key, Value: row.value}
+				rec := t.tx.room.record()
+				*rec = kgo.Record{Topic: store.Topic, Partition: t.partition, Key: row.key(), Value: row.value}
 				t.tx.out = append(t.tx.out, rec)
 				t.last[store.Topic] = rec
 				continue
 			}
-			key := t.tx.room.take(append(append(append(t.tx.room.free(), e.Store...), '/'), row.key...))
+			key := t.tx.room.take(append(append(append(t.tx.room.free(), e.Store...), '/'), row.key()...))
 			e.Key, e.Value = key[len(e.Store)+1:], nil
 			if row.value != nil {
 				e.Value = &row.value

@@ -26,7 +26,7 @@ func (tx *Tx) Partition() int32 { return tx.task.partition }
 // Partitions is the number of partitions of all inputs.
 func (tx *Tx) Partitions() int32 { return tx.task.r.partitions }
 
-// Get returns a row, or nil if it does not exist. The bytes must not be changed.
+// Get returns a row, or nil if it does not exist. The bytes must not be changed, and are valid while the transaction is open.
 func (tx *Tx) Get(store string, key []byte) ([]byte, error) {
 	return tx.cache.get(tx.store(store), key)
 }

@@ -159,6 +159,9 @@ const maxSum = 1 << 61
 // overflown is a wrong one.
 func SumFits(sum int64) bool { return sum >= -maxSum && sum <= maxSum }
 
+// SumRoom is how much a sum may become larger, or a negative one smaller, and still fit.
+func SumRoom(sum int64) int64 { return maxSum - max(sum, -sum) }
+
 var earliest = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // CheckEvent says what is wrong with an event that was appended at a moment.

@@ -37,14 +37,15 @@ func answersCounted(metrics prometheus.Registerer) (*prometheus.CounterVec, erro
 // ask makes a new count provisional and asks for what happened in its period before the event that began it. Once: the row
 // of the count exists from this transaction on, and so does the one that says what was asked for, until it is answered.
 func (p *partition) ask(tx *stream.Tx, acct *account, c *count, rec *kgo.Record) error {
-	key := c.key()
+	pack, period := p.names.of(c.pack), p.names.of(c.period)
+	key := countKey(acct.name, pack, period)
 	q := &event.BaselineRequest{
-		RequestID: fmt.Sprintf("%s/%d", key, c.version), Account: acct.name, Pack: c.pack, Period: c.period, ContractVersion: c.version,
+		RequestID: fmt.Sprintf("%s/%d", key, c.version), Account: acct.name, Pack: pack, Period: period, ContractVersion: c.version,
 		SeamPartition: rec.Partition, SeamOffset: rec.Offset, SeamTime: rec.Timestamp.UTC(), KnownFrom: p.known,
 		WindowMicros: p.s.cfg.DedupWindow.Microseconds(), KeepEndedMicros: p.s.cfg.KeepEnded.Microseconds(),
 	}
 	q.PeriodStart, q.PeriodEnd = c.moments()
-	if kind, _ := usage.Kind(c.period); kind == event.PeriodContractMonth || kind == event.PeriodContractYear {
+	if kind, _ := usage.Kind(period); kind == event.PeriodContractMonth || kind == event.PeriodContractYear {
 		if ends := acct.terms.Contract.EndsAt; ends != nil && ends.Before(*q.PeriodEnd) {
 			q.PeriodEnd = ends // what comes behind it does not count to the period
 		}
@@ -75,16 +76,16 @@ func (p *partition) onBaseline(tx *stream.Tx, rec *kgo.Record) error {
 		return stream.Poison("baseline: the record's key is not the account")
 	}
 	key := countKey(b.Account, b.Pack, b.Period)
-	row, err := tx.Get(storeAsked, []byte(key))
+	asked, err := tx.Get(storeAsked, []byte(key))
 	if err != nil {
 		return err
 	}
-	if row == nil {
+	if asked == nil {
 		p.s.answers.WithLabelValues(answerIgnored).Inc()
 		return nil
 	}
 	var q event.BaselineRequest
-	if err := p.s.asked.Decode(row, &q); err != nil {
+	if err := p.s.asked.Decode(asked, &q); err != nil {
 		return fmt.Errorf("reading what was asked for: %w", err)
 	}
 	switch {
@@ -93,79 +94,60 @@ func (p *partition) onBaseline(tx *stream.Tx, rec *kgo.Record) error {
 	case b.SeamPartition != q.SeamPartition || b.SeamOffset != q.SeamOffset:
 		return stream.Poison("baseline: it counts up to another seam than the request's")
 	}
-	c, err := p.provisional(tx, &b)
+	acct, row, err := p.provisional(tx, &b)
 	if err != nil {
 		return err
 	}
-	if !c.takes(&b) {
+	p.settle()
+	if !p.takes(acct, row, &b) {
 		return stream.Poison("baseline: a sum of its count would be beyond what can be added up")
 	}
-	if !c.touched {
-		c.touched = true
-		p.order = append(p.order, c)
-	}
-	c.join(&b)
+	p.join(acct, row, &b)
 	tx.Delete(storeAsked, []byte(key))
 	p.s.answers.WithLabelValues(answerAdded).Inc()
 	return nil
 }
 
-// provisional returns the count that an answer is for. It exists: the request's row goes with it.
-func (p *partition) provisional(tx *stream.Tx, b *event.Baseline) (*count, error) {
+// provisional returns the row that an answer is for. It exists: the request's row goes with it.
+func (p *partition) provisional(tx *stream.Tx, b *event.Baseline) (acct *account, row int32, err error) {
 	if p.first == nil {
 		// As begin does at the first event, which would forget a changed count.
-		first, err := p.since(tx)
-		if err != nil {
-			return nil, err
+		if p.first, err = p.since(tx); err != nil {
+			return nil, 0, err
 		}
-		p.first = first
 		p.forget()
 	}
-	acct, err := p.account(tx, b.Account)
-	if err != nil {
-		return nil, err
+	if acct, err = p.account(tx, b.Account); err != nil {
+		return nil, 0, err
 	}
-	if c := acct.row(b.Pack, b.Period); c != nil {
-		return c, nil
+	row, ok, err := p.find(tx, acct, b.Pack, b.Period)
+	if err == nil && !ok {
+		err = errors.New("reading the count that history was asked for: there is none; restore the state")
 	}
-	c := &count{account: acct, pack: shared(b.Pack), period: shared(b.Period)}
-	row, err := tx.Get(storeCounts, []byte(c.key()))
-	if err != nil {
-		return nil, err
-	}
-	if row == nil {
-		return nil, errors.New("reading the count that history was asked for: there is none; restore the state")
-	}
-	if err := p.read(tx, row, c); err != nil {
-		return nil, err
-	}
-	p.trim(acct)
-	p.keep(acct, c)
-	return c, nil
+	return acct, row, err
 }
 
-// takes says whether no sum gets too large by a baseline.
-func (c *count) takes(b *event.Baseline) bool {
-	fits := func(a, b int64) bool { return usage.SumFits(b) && usage.SumFits(a+b) }
+// takes says whether no sum of a settled row gets too large by a baseline.
+func (p *partition) takes(acct *account, row int32, b *event.Baseline) bool {
+	c := &acct.rows[row]
 	for i := range b.Providers {
 		n := &b.Providers[i]
-		for k := range c.providers {
-			if m := &c.providers[k]; (m.Provider == n.Provider || m.Provider == otherProviders) &&
-				!(fits(m.Matched, n.Matched) && fits(m.Unmatched, n.Unmatched) && fits(m.AmountMicros, n.AmountMicros)) {
-				return false
-			}
+		if !acct.sharesTake(&p.names, c, n.Provider, &sums{n.Matched, n.Unmatched, n.AmountMicros}) {
+			return false
 		}
 	}
-	return fits(c.matched, b.Matched) && fits(c.unmatched, b.Unmatched) && fits(c.amount, b.AmountMicros)
+	return c.takes(&sums{b.Matched, b.Unmatched, b.AmountMicros})
 }
 
-// join adds a baseline, which ends the wait for it. Providers beyond those that have a part go to the part of all others.
-func (c *count) join(b *event.Baseline) {
-	c.matched, c.unmatched, c.amount = c.matched+b.Matched, c.unmatched+b.Unmatched, c.amount+b.AmountMicros
+// join adds a baseline, which ends the wait for it. Providers beyond those that have a share go to that of all others.
+func (p *partition) join(acct *account, row int32, b *event.Baseline) {
+	p.touch(acct, row)
+	c := &acct.rows[row]
+	c.add(&sums{b.Matched, b.Unmatched, b.AmountMicros})
 	for i := range b.Providers {
 		n := &b.Providers[i]
-		m := c.provider(n.Provider)
-		m.Matched, m.Unmatched, m.AmountMicros = m.Matched+n.Matched, m.Unmatched+n.Unmatched, m.AmountMicros+n.AmountMicros
+		acct.share(&p.names, c, p.names.number(n.Provider)).add(&sums{n.Matched, n.Unmatched, n.AmountMicros})
 	}
 	c.provisional, c.estimated = false, b.Estimated
+	acct.measure()
 }

@@ -80,12 +80,14 @@ func (p *partition) bounds(tx *stream.Tx, account string) (usage.AccountBounds, 
 
 // change puts new terms of an account into force.
 func (p *partition) change(tx *stream.Tx, name string, a *account, terms *usage.Terms) error {
-	total, counted, err := p.peek(tx, name, a, usage.AllPacks, usage.Total().ID)
+	p.settle()
+	newest, counted, err := p.newest(tx, a)
 	if err != nil {
 		return err
 	}
-	a.bounds.Change(terms, counted, total.updated)
-	a.terms, a.slots = terms, nil
+	a.bounds.Change(terms, counted, newest)
+	a.terms = terms
+	a.dropSlots()
 	return p.keepBounds(tx, name, &a.bounds)
 }
 
@@ -98,16 +100,11 @@ func (p *partition) keepBounds(tx *stream.Tx, account string, b *usage.AccountBo
 	return nil
 }
 
-// peek reads a count without changing it.
-func (p *partition) peek(tx *stream.Tx, name string, a *account, pack, period string) (count, bool, error) {
-	if c := a.row(pack, period); c != nil {
-		return *c, !c.fresh, nil
+// newest is the append time of the newest event of an account that was counted, in microseconds since 1970, and false where none was.
+func (p *partition) newest(tx *stream.Tx, a *account) (int64, bool, error) {
+	row, ok, err := p.find(tx, a, usage.AllPacks, usage.Total().ID)
+	if err != nil || !ok || a.rows[row].fresh {
+		return 0, false, err
 	}
-	var c count
-	row, err := tx.Get(storeCounts, []byte(countKey(name, pack, period)))
-	if err != nil || row == nil {
-		return c, false, err
-	}
-	err = p.read(tx, row, &c)
-	return c, true, err
+	return a.rows[row].updated, true, nil
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"slices"
 	"strings"
 
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -17,10 +16,6 @@ import (
 )
 
 const (
-	maxTerms = 10_000 // accounts that a partition keeps parsed
-	rowBytes = 400    // about what a row takes that is kept with them
-	fewRows  = 64     // of one account: they are looked through one by one
-
 	chunkBytes = 32 << 10
 	roomy      = 512 // bytes: most values fit
 )
@@ -29,74 +24,36 @@ const (
 type partition struct {
 	s        *Service
 	accounts map[string]*account
-	rows     int      // kept in accounts
-	order    []*count // what the open transaction has changed, in order of first change
+	names    names
+	rows     int     // kept in accounts
+	tallies  []tally // what the open transaction has yet to settle, in order of the first event
+	order    []place // of the counts that it has changed, in order of first change
 	seen     seen
 	pruning  pruning
 	first    *int64 // see since
 	known    int64  // offset of the first event whose id is known; see since
 
-	event event.UsageEvent // reused, as the row
+	event event.UsageEvent // reused, as the row and the key
 	row   event.UsageCount
+	key   []byte
 	room  []byte // for values; a chunk is shared by many and never used again
-}
-
-// account is what an event of an account is counted by.
-type account struct {
-	name   string
-	home   bool         // the partition is the account's
-	terms  *usage.Terms // nil without a contract
-	bounds usage.AccountBounds
-	// rows are the account's counts that were changed lately, as they are now: only this partition changes them. All those that
-	// the open transaction has changed are among them.
-	rows []*count
-	// slots save most events the making of periods and keys.
-	slots []slot
-}
-
-// slot says what the events of a pack count to that happened in a span of time, microseconds since 1970.
-type slot struct {
-	pack        string
-	from, until int64 // until is not in it
-	counts      []*count
-	used        bool // see start
-}
-
-// row returns a count from the account's rows, or nil.
-func (a *account) row(pack, period string) *count {
-	for _, c := range a.rows {
-		if c.period == period && c.pack == pack {
-			return c
-		}
-	}
-	return nil
-}
-
-func (a *account) slot(pack string, at int64) *slot {
-	for i := range a.slots {
-		if s := &a.slots[i]; s.from <= at && at < s.until && s.pack == pack {
-			return s
-		}
-	}
-	return nil
 }
 
 // forget lets go of everything that can be read again. No row may be changed and not written.
 func (p *partition) forget() {
-	p.rows = 0
+	p.rows, p.names = 0, newNames()
 	clear(p.accounts)
 }
 
 func newPartition(s *Service) *partition {
-	return &partition{s: s, accounts: map[string]*account{}, seen: newSeen(s.cfg.DedupWindow.Milliseconds()), pruning: pruning{keep: s.cfg.KeepEnded}}
+	return &partition{s: s, accounts: map[string]*account{}, names: newNames(), seen: newSeen(s.cfg.DedupWindow.Milliseconds()), pruning: pruning{keep: s.cfg.KeepEnded}}
 }
 
-// read decodes a stored count.
-func (p *partition) read(tx *stream.Tx, row []byte, c *count) error {
+// read decodes a stored count into p.row.
+func (p *partition) read(tx *stream.Tx, row []byte) error {
 	p.row = event.UsageCount{}
 	err := p.s.counts.Decode(tx.Context(), row, &p.row)
 	if err == nil {
-		c.load(&p.row)
 		return nil
 	}
 	if errors.Is(err, codec.ErrUnavailable) || errors.Is(err, codec.ErrUnknownSchema) {
@@ -152,7 +109,7 @@ func (p *partition) account(tx *stream.Tx, name string) (*account, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &account{name: strings.Clone(name), home: schemas.Partition(schemas.UsageEvents, []byte(name), tx.Partitions()) == tx.Partition()}
+	a := &account{name: strings.Clone(name), room: usage.SumRoom(0), home: schemas.Partition(schemas.UsageEvents, []byte(name), tx.Partitions()) == tx.Partition()}
 	if row != nil {
 		var c event.Contract
 		if err := p.s.stored.Decode(row, &c); err != nil {
@@ -194,32 +151,88 @@ func (p *partition) onEvent(tx *stream.Tx, rec *kgo.Record) error {
 		p.s.duplicates.Inc()
 		return nil
 	}
-	slot := acct.slot(e.Pack, e.OccurredAt.UnixMicro())
-	if slot == nil {
+	slot, ok := acct.slot(&p.names, e)
+	if !ok {
 		if slot, err = p.slot(tx, acct); err != nil {
 			return err
 		}
 	}
-	for _, c := range slot.counts {
-		if !c.fits(e) {
-			return stream.Poison("event: a sum of its counts would be beyond what can be added up; it is not counted, and its id has been used: " +
-				"correct the count, then send it under another id")
-		}
+	more := sumsOf(e)
+	if !p.fits(acct, slot, &more) {
+		return stream.Poison("event: a sum of its counts would be beyond what can be added up; it is not counted, and its id has been used: " +
+			"correct the count, then send it under another id")
 	}
-	if !slot.used {
-		if err := p.start(tx, acct, slot, rec); err != nil {
+	if !acct.slots[slot].used {
+		if err := p.start(tx, acct, &acct.slots[slot], rec); err != nil {
 			return err
 		}
 	}
-	appended := rec.Timestamp.UnixMicro()
-	for _, c := range slot.counts {
-		if !c.touched {
-			c.touched, c.fresh = true, false
-			p.order = append(p.order, c)
-		}
-		c.add(e, appended)
-	}
+	p.add(acct, slot, &more, rec.Timestamp.UnixMicro())
 	return nil
+}
+
+// fits says whether no sum of a slot's counts gets too large by an event.
+func (p *partition) fits(acct *account, slot int32, more *sums) bool {
+	if more.size() <= acct.room {
+		return true
+	}
+	p.settle()
+	if acct.measure(); more.size() <= acct.room {
+		return true
+	}
+	s := &acct.slots[slot]
+	for _, row := range acct.rowsOf(s) {
+		c := &acct.rows[row]
+		if !c.takes(more) || s.provider != noName && !acct.sharesTake(&p.names, c, p.names.of(s.provider), more) {
+			return false
+		}
+	}
+	acct.room = more.size() // for this event alone: others may move the sums the other way
+	return true
+}
+
+// add counts an event that fits, appended at a moment in microseconds since 1970.
+func (p *partition) add(acct *account, slot int32, more *sums, appended int64) {
+	s := &acct.slots[slot]
+	if s.tally == 0 {
+		p.tallies = append(p.tallies, tally{account: acct, slot: slot})
+		s.tally = int32(len(p.tallies))
+		for _, row := range acct.rowsOf(s) {
+			p.touch(acct, row)
+		}
+	}
+	acct.room -= more.size()
+	t := &p.tallies[s.tally-1]
+	t.add(more)
+	t.updated = max(t.updated, appended)
+}
+
+// touch notes that a row will be written.
+func (p *partition) touch(acct *account, row int32) {
+	if c := &acct.rows[row]; !c.touched {
+		c.touched, c.fresh = true, false
+		p.order = append(p.order, place{acct, row})
+	}
+}
+
+// settle adds what the tallies have to the rows.
+func (p *partition) settle() {
+	for i := range p.tallies {
+		t := &p.tallies[i]
+		acct := t.account
+		s := &acct.slots[t.slot]
+		for _, row := range acct.rowsOf(s) {
+			c := &acct.rows[row]
+			c.add(&t.sums)
+			c.updated = max(c.updated, t.updated)
+			if s.provider != noName {
+				acct.share(&p.names, c, s.provider).add(&t.sums)
+			}
+		}
+		s.tally = 0
+	}
+	clear(p.tallies) // for the garbage collector
+	p.tallies = p.tallies[:0]
 }
 
 // accept decodes an event into p.event, whose strings are parts of the record, and refuses what must not be counted.
@@ -277,7 +290,8 @@ func (s *Service) refused(e *event.UsageEvent, rec *kgo.Record) string {
 
 // start does what the first event of a slot causes beside its counts.
 func (p *partition) start(tx *stream.Tx, acct *account, s *slot, rec *kgo.Record) error {
-	for _, c := range s.counts {
+	for _, row := range acct.rowsOf(s) {
+		c := &acct.rows[row]
 		c.version = acct.terms.Version() // the contract's latest version begins other slots
 		if c.fresh && c.incomplete && p.s.cfg.History.Enabled {
 			if err := p.ask(tx, acct, c, rec); err != nil {
@@ -286,18 +300,24 @@ func (p *partition) start(tx *stream.Tx, acct *account, s *slot, rec *kgo.Record
 		}
 	}
 	s.used = true
-	if acct.bounds.Miss(s.pack, p.event.OccurredAt) {
+	if acct.bounds.Miss(p.event.Pack, p.event.OccurredAt) {
 		return p.keepBounds(tx, acct.name, &acct.bounds)
 	}
 	return nil
 }
 
 // slot finds out what an event counts to, and keeps it for the next one. It changes nothing: the event may yet be refused.
-func (p *partition) slot(tx *stream.Tx, acct *account) (*slot, error) {
-	p.trim(acct) // not while rows are put into the slot: it would have rows that the account does not
+func (p *partition) slot(tx *stream.Tx, acct *account) (int32, error) {
+	if len(acct.slots) == fewSlots {
+		p.settle()
+		acct.dropSlots()
+	}
 	e := &p.event
 	at := e.OccurredAt.UnixMicro()
-	s := slot{pack: strings.Clone(e.Pack), from: math.MinInt64, until: math.MaxInt64}
+	s := slot{pack: p.names.number(e.Pack), from: math.MinInt64, until: math.MaxInt64}
+	if e.Provider != nil {
+		s.provider = p.names.number(*e.Provider)
+	}
 	cut := func(moment int64) { // what the event counts to changes there
 		if at < moment {
 			s.until = min(s.until, moment)
@@ -305,79 +325,66 @@ func (p *partition) slot(tx *stream.Tx, acct *account) (*slot, error) {
 			s.from = max(s.from, moment)
 		}
 	}
+	var counted []int32
 	var failed error
-	acct.terms.Counted(s.pack, e.OccurredAt, func(pack string, period usage.Period) {
+	acct.terms.Counted(e.Pack, e.OccurredAt, func(pack string, period usage.Period) {
 		if failed != nil {
 			return
 		}
 		set := acct.bounds.Of(pack, period.Kind)
 		period.ID = usage.WithBounds(period.ID, set.Number)
-		var c *count
-		if c, failed = p.count(tx, acct, pack, period); failed != nil {
+		var row int32
+		if row, failed = p.count(tx, acct, pack, period); failed != nil {
 			return
 		}
-		c.incomplete = !set.Complete(period)
+		acct.rows[row].incomplete = !set.Complete(period)
 		cut(period.Start.UnixMicro())
 		if !period.End.IsZero() {
 			cut(period.End.UnixMicro())
 		}
-		s.counts = append(s.counts, c)
+		counted = append(counted, row)
 	})
 	if failed != nil {
-		return nil, failed
+		return 0, failed
 	}
 	for i := range acct.bounds.Rules {
-		if r := &acct.bounds.Rules[i]; r.Pack == s.pack || r.Pack == usage.AllPacks {
+		if r := &acct.bounds.Rules[i]; r.Pack == e.Pack || r.Pack == usage.AllPacks {
 			if cut(r.Starts); r.Ends != 0 {
 				cut(r.Ends)
 			}
 		}
 	}
-	if len(acct.slots) == fewRows {
-		acct.slots = nil
-	}
-	acct.slots = append(acct.slots, s)
-	return &acct.slots[len(acct.slots)-1], nil
+	return acct.keepSlot(s, counted), nil
 }
 
 // count returns the row of a period, a fresh one where there is none. The caller changes it.
-func (p *partition) count(tx *stream.Tx, acct *account, pack string, period usage.Period) (*count, error) {
-	if c := acct.row(pack, period.ID); c != nil {
-		return c, nil
-	}
-	c := &count{account: acct, pack: shared(pack), period: shared(period.ID)}
-	row, err := tx.Get(storeCounts, []byte(c.key()))
+func (p *partition) count(tx *stream.Tx, acct *account, pack string, period usage.Period) (row int32, err error) {
+	row, ok, err := p.find(tx, acct, pack, period.ID)
 	if err != nil {
-		return nil, err
+		return 0, err
 	}
-	if c.fresh = row == nil; !c.fresh {
-		if err := p.read(tx, row, c); err != nil {
-			return nil, err
-		}
+	if !ok {
+		row = acct.keep(count{pack: p.names.number(pack), period: p.names.number(period.ID), fresh: true})
+		p.rows++
 	}
-	c.of(period, acct.terms.Version())
-	p.keep(acct, c)
-	return c, nil
+	acct.rows[row].of(period)
+	return row, nil
 }
 
-// keep puts a count among the account's rows.
-func (p *partition) keep(acct *account, c *count) {
-	acct.rows = append(acct.rows, c)
+// find returns a row, which is read if need be.
+func (p *partition) find(tx *stream.Tx, acct *account, pack, period string) (row int32, ok bool, err error) {
+	if row, ok = acct.row(p.names.number(pack), p.names.number(period)); ok {
+		return row, true, nil
+	}
+	stored, err := tx.Get(storeCounts, []byte(countKey(acct.name, pack, period)))
+	if err != nil || stored == nil {
+		return 0, false, err
+	}
+	if err = p.read(tx, stored); err != nil {
+		return 0, false, err
+	}
 	p.rows++
-}
-
-// trim lets go of the account's rows if there are many. Whoever holds one must not use it any more.
-func (p *partition) trim(acct *account) {
-	if len(acct.rows) < fewRows {
-		return
-	}
-	// Those that are changed must stay until they are written.
-	before := len(acct.rows)
-	acct.rows = slices.DeleteFunc(acct.rows, func(c *count) bool { return !c.touched })
-	if gone := before - len(acct.rows); gone > 0 {
-		p.rows -= gone
-		acct.slots = nil
-	}
+	return acct.load(&p.names, &p.row), true, nil
 }
 
 // pending is what finish will write, and memory that it will free: ids are collected until then.
@@ -390,11 +397,13 @@ func (p *partition) finish(tx *stream.Tx) error {
 	if err != nil {
 		return err
 	}
-	for _, c := range p.order {
+	p.settle()
+	for _, at := range p.order {
 		if cap(p.room)-len(p.room) < roomy {
 			p.room = make([]byte, 0, chunkBytes)
 		}
-		c.stored(&p.row)
+		c := at.count()
+		at.account.store(&p.names, c, &p.row)
 		value, err := p.s.counts.Append(tx.Context(), p.room[len(p.room):], &p.row)
 		if err != nil {
 			return err
@@ -402,13 +411,20 @@ func (p *partition) finish(tx *stream.Tx) error {
 		if n := len(p.room) + len(value); n <= cap(p.room) { // else it got memory of its own
 			p.room = p.room[:n]
 		}
-		tx.Put(storeCounts, []byte(c.key()), value[:len(value):len(value)])
+		p.key = schemas.AppendKey(p.key[:0], p.row.Account, p.row.Pack, p.row.Period)
+		tx.Put(storeCounts, p.key, value[:len(value):len(value)])
 		c.touched = false
+	}
+	for _, at := range p.order {
+		if n := len(at.account.rows); n >= fewRows {
+			at.account.dropRows()
+			p.rows -= n
+		}
 	}
 	clear(p.order)
 	p.order = p.order[:0]
 	p.prune(tx, over)
-	if p.rows > p.s.cfg.CacheBytes/rowBytes || len(p.accounts) > maxTerms {
+	if p.rows > p.s.cfg.CacheBytes/rowBytes || len(p.accounts) > maxAccounts || len(p.names.strings) > maxNames {
 		p.forget()
 	}
 	return p.seen.finish(tx)

@@ -38,8 +38,9 @@ func (p *partition) over(tx *stream.Tx) ([][]byte, error) {
 	var old [][]byte
 	var failed error
 	changed := map[string]bool{}
-	for _, c := range p.order {
-		changed[c.key()] = true
+	for _, at := range p.order {
+		c := at.count()
+		changed[countKey(at.account.name, p.names.of(c.pack), p.names.of(c.period))] = true
 	}
 	rows := 0
 	err := tx.ScanFrom(storeCounts, nil, w.from, func(key, row []byte) bool {
@@ -47,13 +48,12 @@ func (p *partition) over(tx *stream.Tx) ([][]byte, error) {
 			w.from = append([]byte{}, key...)
 			return false
 		}
-		var c count
-		if failed = p.read(tx, row, &c); failed != nil {
+		if failed = p.read(tx, row); failed != nil {
 			return false
 		}
-		if c.end <= w.cutoff && !changed[string(key)] {
+		if end := p.row.PeriodEnd; end != nil && end.UnixMicro() <= w.cutoff && !changed[string(key)] {
 			old = append(old, append([]byte{}, key...))
-			if c.provisional { // an answer that comes now finds nothing
+			if p.row.Provisional { // an answer that comes now finds nothing
 				tx.Delete(storeAsked, old[len(old)-1])
 			}
 		}

@@ -88,9 +88,9 @@ func newService(c *codec.Codec, metrics prometheus.Registerer, cfg Config) (*Ser
 // build completes the options of the runtime with what the service is.
 func (s *Service) build(o stream.Options) error {
 	o.Topology, o.Codec = Topology(), s.codec
-	// Partitions keep counts themselves, decoded, within CacheBytes; the runtime's cache would hold them a second time.
-	o.Stores = []stream.Store{{Name: storeCounts, Topic: schemas.UsageCounts, Uncached: true}, {Name: storeContracts}, {Name: storeBounds},
-		{Name: storeSeen, Derived: true, Uncached: true}, {Name: storeAsked, Uncached: true}}
+	// Partitions keep counts and accounts themselves, decoded, within CacheBytes; the runtime's cache would hold them a second time.
+	o.Stores = []stream.Store{{Name: storeCounts, Topic: schemas.UsageCounts, Uncached: true}, {Name: storeContracts, Uncached: true},
+		{Name: storeBounds, Uncached: true}, {Name: storeSeen, Derived: true, Uncached: true}, {Name: storeAsked, Uncached: true}}
 	o.Recall = stream.Recall{Topic: schemas.UsageEvents, Window: s.cfg.DedupWindow}
 	o.CommitInterval, o.TransactionTimeout, o.SessionTimeout = s.cfg.CommitInterval, s.cfg.TransactionTimeout, s.cfg.SessionTimeout
 	o.MaxRecords, o.WriteInterval, o.CacheBytes, o.LeaveOnStop = s.cfg.MaxRecords, s.cfg.WriteInterval, s.cfg.CacheBytes, s.cfg.LeaveOnStop

@@ -406,7 +406,7 @@ func TestDedupWindow(t *testing.T) {
 	round(300.2)
 }
 
-// An account with more rows than are kept in memory, whatever the order of its events.
+// An account with more rows, and more slots, than are kept in memory, whatever the order of its events.
 func TestAccountWithManyRows(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -417,7 +417,7 @@ func TestAccountWithManyRows(t *testing.T) {
 		var recs []*kgo.Record
 		for range sent {
 			n++
-			recs = append(recs, b.record(event.UsageEvent{EventID: fmt.Sprint(n), Account: "a", Pack: fmt.Sprint("pack-", rng.IntN(9)), Quantity: 1, Status: 200,
+			recs = append(recs, b.record(event.UsageEvent{EventID: fmt.Sprint(n), Account: "a", Pack: fmt.Sprint("pack-", rng.IntN(25)), Quantity: 1, Status: 200,
 				OccurredAt: now.Add(-time.Duration(rng.IntN(390*24)) * time.Hour)}, now))
 		}
 		b.send(recs...)
