@@ -37,7 +37,7 @@ type seen struct {
 	secret []byte // a new one that is to be written
 
 	buckets []*bucket // in order of time
-	recent  [parts]map[id]int64
+	recent  [parts]recent
 	since   [parts]uint32 // number of the tail row with the oldest id that is collected
 	full    []int         // parts that have collected enough
 
@@ -48,7 +48,9 @@ type seen struct {
 	first   uint32   // number of the oldest one
 	newest  int64    // append time of the newest event, ms
 	expired []int64
-	key     []byte // reused
+	key     []byte // reused, as ids and numbers
+	ids     []seenID
+	numbers []int64
 }
 
 const (
@@ -56,7 +58,7 @@ const (
 	tailEntry = 20
 	tailBytes = 64 << 10
 	pruneKeys = 500 // deleted in one transaction
-	idsOfRow  = 8   // collected take about as much memory as a row that is to be produced
+	idsOfRow  = 32  // collected take about as much memory as a row that is to be produced
 )
 
 func newSeen(window int64) seen { return seen{window: window, gather: gatherIDs} }
@@ -76,7 +78,7 @@ func (s *seen) open(rows rows) error {
 	}
 	s.k0, s.k1 = binary.BigEndian.Uint64(secret), binary.BigEndian.Uint64(secret[8:])
 	for i := range s.recent {
-		s.recent[i] = map[id]int64{}
+		s.recent[i].clear()
 	}
 	s.buckets, s.full, s.tail, s.long, s.grown, s.tails, s.first, s.expired = nil, nil, nil, nil, false, 0, 0, nil
 	// From bucket to bucket, over their pages.
@@ -115,15 +117,15 @@ func (s *seen) open(rows rows) error {
 
 func (s *seen) collect(i id, at int64) {
 	n := i.part()
-	of := s.recent[n]
-	if len(of) == 0 {
+	of := &s.recent[n]
+	if of.n == 0 {
 		s.since[n] = s.tails
 	}
-	before := len(of)
-	of[i] = at
+	before := of.n
+	of.put(i, at)
 	s.newest = max(s.newest, at)
 	// Parts are not full all at once.
-	if full := s.gather*3/4 + n*s.gather/(2*parts); len(of) == full && before < full {
+	if full := s.gather*3/4 + n*s.gather/(2*parts); of.n == full && before < full {
 		s.full = append(s.full, n)
 	}
 }
@@ -143,7 +145,7 @@ func (s *seen) check(rows rows, account, eventID string, at int64) (repeated boo
 	s.key = append(append(append(s.key[:0], account...), '/'), eventID...)
 	h1, h2 := siphash.Hash128(s.k0, s.k1, s.key)
 	i := id{h1, uint32(h2)}
-	last, ok := s.recent[i.part()][i]
+	last, ok := s.recent[i.part()].find(i)
 	// A leader change may turn append time back a little: look into the following bucket as well.
 	for n := len(s.buckets) - 1; n >= 0 && !ok && s.buckets[n].number >= (at-s.window)/bucketMillis; n-- {
 		if last, ok, err = s.buckets[n].find(rows, i); err != nil {
@@ -203,30 +205,36 @@ func (s *seen) finish(rows rows) error {
 
 // move moves what is collected of a part to its pages.
 func (s *seen) move(rows rows, n int) error {
-	byBucket := map[int64][]seenID{}
-	for i, at := range s.recent[n] {
-		if s.newest-at < s.window+bucketMillis {
-			byBucket[at/bucketMillis] = append(byBucket[at/bucketMillis], seenID{i, at})
+	s.numbers = s.numbers[:0]
+	s.recent[n].each(func(_ id, at int64) {
+		if number := at / bucketMillis; s.newest-at < s.window+bucketMillis && !slices.Contains(s.numbers, number) {
+			s.numbers = append(s.numbers, number)
 		}
-	}
-	clear(s.recent[n])
-	for number, ids := range byBucket {
+	})
+	for _, number := range s.numbers {
+		s.ids = s.ids[:0]
+		s.recent[n].each(func(i id, at int64) {
+			if at/bucketMillis == number {
+				s.ids = append(s.ids, seenID{i, at})
+			}
+		})
 		at, ok := slices.BinarySearchFunc(s.buckets, number, func(b *bucket, number int64) int { return int(b.number - number) })
 		if !ok {
 			s.buckets = slices.Insert(s.buckets, at, &bucket{number: number})
 		}
-		if err := s.buckets[at].add(rows, n, ids, s.gather); err != nil {
+		if err := s.buckets[at].add(rows, n, s.ids, s.gather); err != nil {
 			return err
 		}
 	}
+	s.recent[n].clear()
 	return nil
 }
 
 // dropTails deletes tail rows whose ids are all in pages.
 func (s *seen) dropTails(rows rows) {
 	oldest := s.tails
-	for n, of := range s.recent {
-		if len(of) > 0 {
+	for n := range s.recent {
+		if s.recent[n].n > 0 {
 			oldest = min(oldest, s.since[n])
 		}
 	}
