@@ -12,6 +12,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/sstable/block"
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
@@ -97,6 +98,7 @@ func Open(o Options) (*DB, error) {
 	for i := range opts.Levels {
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
 	}
+	opts.Levels[0].Compression = func() *block.CompressionProfile { return block.NoCompression } // soon merged
 	db, err := pebble.Open(fs.PathJoin(o.Dir, dbDir), opts)
 	if errors.Is(err, os.ErrNotExist) && !o.ReadOnly {
 		// The power failed while Pebble began a new manifest: its marker reached the disk, and the file's name did not.

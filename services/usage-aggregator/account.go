@@ -15,48 +15,45 @@ const (
 	fewSlots    = 128    // likewise
 )
 
-// account is what an event of an account is counted by.
+// account is what an event of an account is counted by. What most events need is at its beginning.
 type account struct {
-	name   string
-	home   bool         // the partition is the account's
+	name string
+	// slots save most events the making of periods and keys, and add events up: see slot.
+	slots []slot
+	// room is a lower bound: every sum of the rows and of their shares may grow by as much, in either direction, beside what slots will
+	// add: so an event need not look at them.
+	room int64
+	home bool // the partition is the account's
+
 	terms  *usage.Terms // nil without a contract
 	bounds usage.AccountBounds
 	// rows are the account's counts that were read or changed lately, with what has been settled: only this partition changes them.
 	// All those that the open transaction has changed are among them.
-	rows   []count
-	shares []share // of the rows' providers; a row and a share name the next one by its place here, from 1 on
-	// slots save most events the making of periods and keys.
-	slots   []slot
+	rows    []count
+	shares  []share // of the rows' providers; a row and a share name the next one by its place here, from 1 on
 	counted []int32 // places of the rows that the slots' events count to, see slot
-	// room is a lower bound: every sum of the rows and of their shares may grow by as much, in either direction, beside what tallies
-	// will add: so an event need not look at them.
-	room int64
 }
 
-// slot says what the events of a pack and a provider count to that happened in a span of time, microseconds since 1970.
+// slot says what the events of a pack and a provider count to that happened in a span of time, microseconds since 1970. It adds them
+// up until they are settled: a transaction has many of the same slot, and each counts to several rows.
 type slot struct {
-	from, until    int64 // until is not in it
+	from, until int64 // until is not in it
+	sums
+	updated        int64 // append time of the newest event that is not settled, microseconds since 1970
 	pack, provider name
 	first, n       int32 // its rows: account.counted from first on
-	tally          int32 // place of its tally, from 1 on; 0 where it has none
+	open           bool  // there are events that are not settled
 	used           bool  // see start
 }
 
-// tally adds up the events of a slot until they are settled: a transaction has many of the same slot, and each counts to several rows.
-type tally struct {
-	sums
-	updated int64
-	account *account
-	slot    int32
-}
-
-// place is where a count is.
+// place is where a count or a slot is.
 type place struct {
 	account *account
-	row     int32
+	at      int32
 }
 
-func (p place) count() *count { return &p.account.rows[p.row] }
+func (p place) count() *count { return &p.account.rows[p.at] }
+func (p place) slot() *slot   { return &p.account.slots[p.at] }
 
 // row returns the place of a count among the account's rows.
 func (a *account) row(pack, period name) (int32, bool) {
@@ -100,7 +97,7 @@ func (a *account) keep(c count) (row int32) {
 	return int32(len(a.rows) - 1)
 }
 
-// dropSlots lets go of the slots, which must have no tallies.
+// dropSlots lets go of the slots, which must be settled.
 func (a *account) dropSlots() { a.slots, a.counted = nil, nil }
 
 // dropRows lets go of everything that can be read again. No row may be changed and not written.
@@ -180,7 +177,7 @@ func (a *account) roomOf(c *count) int64 {
 	return room
 }
 
-// measure sets room anew. No slot may have a tally.
+// measure sets room anew. Every slot must be settled.
 func (a *account) measure() {
 	a.room = usage.SumRoom(0)
 	for i := range a.rows {

@@ -26,7 +26,7 @@ type partition struct {
 	accounts map[string]*account
 	names    names
 	rows     int     // kept in accounts
-	tallies  []tally // what the open transaction has yet to settle, in order of the first event
+	open     []place // of the slots that the transaction has yet to settle, in order of the first event
 	order    []place // of the counts that it has changed, in order of first change
 	seen     seen
 	pruning  pruning
@@ -194,17 +194,16 @@ func (p *partition) fits(acct *account, slot int32, more *sums) bool {
 // add counts an event that fits, appended at a moment in microseconds since 1970.
 func (p *partition) add(acct *account, slot int32, more *sums, appended int64) {
 	s := &acct.slots[slot]
-	if s.tally == 0 {
-		p.tallies = append(p.tallies, tally{account: acct, slot: slot})
-		s.tally = int32(len(p.tallies))
+	if !s.open {
+		s.open, s.sums, s.updated = true, sums{}, 0
+		p.open = append(p.open, place{acct, slot})
 		for _, row := range acct.rowsOf(s) {
 			p.touch(acct, row)
 		}
 	}
 	acct.room -= more.size()
-	t := &p.tallies[s.tally-1]
-	t.add(more)
-	t.updated = max(t.updated, appended)
+	s.add(more)
+	s.updated = max(s.updated, appended)
 }
 
 // touch notes that a row will be written.
@@ -215,24 +214,22 @@ func (p *partition) touch(acct *account, row int32) {
 	}
 }
 
-// settle adds what the tallies have to the rows.
+// settle adds what the slots have to the rows.
 func (p *partition) settle() {
-	for i := range p.tallies {
-		t := &p.tallies[i]
-		acct := t.account
-		s := &acct.slots[t.slot]
+	for _, at := range p.open {
+		acct, s := at.account, at.slot()
 		for _, row := range acct.rowsOf(s) {
 			c := &acct.rows[row]
-			c.add(&t.sums)
-			c.updated = max(c.updated, t.updated)
+			c.add(&s.sums)
+			c.updated = max(c.updated, s.updated)
 			if s.provider != noName {
-				acct.share(&p.names, c, s.provider).add(&t.sums)
+				acct.share(&p.names, c, s.provider).add(&s.sums)
 			}
 		}
-		s.tally = 0
+		s.open = false
 	}
-	clear(p.tallies) // for the garbage collector
-	p.tallies = p.tallies[:0]
+	clear(p.open) // for the garbage collector
+	p.open = p.open[:0]
 }
 
 // accept decodes an event into p.event, whose strings are parts of the record, and refuses what must not be counted.

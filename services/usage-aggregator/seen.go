@@ -58,7 +58,7 @@ const (
 	tailEntry = 20
 	tailBytes = 64 << 10
 	pruneKeys = 500 // deleted in one transaction
-	idsOfRow  = 32  // collected take about as much memory as a row that is to be produced
+	idsOfRow  = 32  // in a transaction as much as a row that is to be produced: they bound it as well
 )
 
 func newSeen(window int64) seen { return seen{window: window, gather: gatherIDs} }
