@@ -93,6 +93,7 @@ func (s *Service) build(o stream.Options) error {
 		{Name: storeBounds, Uncached: true}, {Name: storeSeen, Derived: true, Uncached: true}, {Name: storeAsked, Uncached: true}}
 	o.Recall = stream.Recall{Topic: schemas.UsageEvents, Window: s.cfg.DedupWindow}
 	o.CommitInterval, o.TransactionTimeout, o.SessionTimeout = s.cfg.CommitInterval, s.cfg.TransactionTimeout, s.cfg.SessionTimeout
+	o.WriteRecords = 250_000
 	o.MaxRecords, o.WriteInterval, o.CacheBytes, o.LeaveOnStop = s.cfg.MaxRecords, s.cfg.WriteInterval, s.cfg.CacheBytes, s.cfg.LeaveOnStop
 	o.Handlers = func(int32) stream.Handlers {
 		p := newPartition(s)

@@ -11,7 +11,7 @@ import (
 
 func main() {
 	if os.Getenv("GOGC") == "" {
-		// Most of what is in memory are counts, which stay: room for less than as much again is enough.
+		// What stays in memory holds few pointers, and is looked through quickly: room for less than as much again is enough.
 		debug.SetGCPercent(75)
 	}
 	service.Main(usageaggregator.Definition())
