@@ -97,8 +97,9 @@ func Open(o Options) (*DB, error) {
 	}
 	for i := range opts.Levels {
 		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+		opts.Levels[i].Compression = func() *block.CompressionProfile { return block.SnappyCompression }
 	}
-	opts.Levels[0].Compression = func() *block.CompressionProfile { return block.NoCompression } // soon merged
+	opts.Levels[0].Compression = func() *block.CompressionProfile { return block.NoCompression } // soon merged into the next one
 	db, err := pebble.Open(fs.PathJoin(o.Dir, dbDir), opts)
 	if errors.Is(err, os.ErrNotExist) && !o.ReadOnly {
 		// The power failed while Pebble began a new manifest: its marker reached the disk, and the file's name did not.

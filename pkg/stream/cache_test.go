@@ -21,6 +21,7 @@ func TestCacheAgainstAMap(t *testing.T) {
 	defer db.Close()
 	stores := []Store{{Name: "a"}, {Name: "b", Uncached: true}}
 	c := newCache(stores, func() (*state.Reader, error) { return db.NewReader(3) })
+	c.tables[0].bits = 7 // many keys have the same
 	committed := []map[string]string{{}, {}}
 	tx := []map[string]string{{}, {}}
 	copyOf := func(m []map[string]string) []map[string]string {
@@ -36,7 +37,7 @@ func TestCacheAgainstAMap(t *testing.T) {
 				c.put(store, []byte(key), nil)
 				delete(tx[store], key)
 			} else {
-				v := fmt.Sprint(step)
+				v := strings.Repeat(fmt.Sprint(step), rng.IntN(4)) // shorter and longer ones, and empty ones
 				c.put(store, []byte(key), []byte(v))
 				tx[store][key] = v
 			}

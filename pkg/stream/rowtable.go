@@ -1,6 +1,9 @@
 package stream
 
-import "hash/maphash"
+import (
+	"hash/maphash"
+	"math"
+)
 
 // row is a row in memory.
 type row struct {
@@ -50,19 +53,24 @@ func (r *row) commit() {
 // follow: the index holds hashes, and a row's key and value are one piece.
 type rowTable struct {
 	seed  maphash.Seed
+	bits  uint64           // of a hash that are used: all, but in tests
 	index map[uint64]int32 // place of the first row whose key has a hash; next is that of another one
 	rows  []row
 	free  int32 // the first place that was given up; next is that of another one
 }
 
-func newRowTable() *rowTable { return &rowTable{seed: maphash.MakeSeed(), index: map[uint64]int32{}} }
+func newRowTable() *rowTable {
+	return &rowTable{seed: maphash.MakeSeed(), bits: math.MaxUint64, index: map[uint64]int32{}}
+}
+
+func (t *rowTable) hash(key []byte) uint64 { return maphash.Bytes(t.seed, key) & t.bits }
 
 // at returns a row. The pointer is valid until another one is added.
 func (t *rowTable) at(place int32) *row { return &t.rows[place-1] }
 
 // find returns the place of a key's row, and 0 where there is none.
 func (t *rowTable) find(key []byte) int32 {
-	place := t.index[maphash.Bytes(t.seed, key)]
+	place := t.index[t.hash(key)]
 	for place != 0 && string(t.at(place).key()) != string(key) {
 		place = t.at(place).next
 	}
@@ -78,7 +86,7 @@ func (t *rowTable) add(key []byte, size int) int32 {
 		t.rows = append(t.rows, row{})
 		place = int32(len(t.rows))
 	}
-	hash := maphash.Bytes(t.seed, key)
+	hash := t.hash(key)
 	*t.at(place) = row{data: append(make([]byte, 0, len(key)+size), key...), keySize: int32(len(key)), next: t.index[hash]}
 	t.index[hash] = place
 	return place
@@ -87,7 +95,7 @@ func (t *rowTable) add(key []byte, size int) int32 {
 // remove gives a row's place up.
 func (t *rowTable) remove(place int32) {
 	r := t.at(place)
-	hash := maphash.Bytes(t.seed, r.key())
+	hash := t.hash(r.key())
 	switch first := t.index[hash]; {
 	case first != place:
 		before := t.at(first)

@@ -9,10 +9,8 @@ import (
 
 const (
 	maxAccounts = 10_000 // that a partition keeps
-	maxNames    = 10_000 // of theirs
-	rowBytes    = 200    // about what a row takes that is kept with them
-	fewRows     = 64     // of one account: they are looked through one by one
-	fewSlots    = 128    // likewise
+	fewRows     = 512    // of one account: they are looked through one by one where a slot is made
+	fewSlots    = 128    // of one account: they are looked through for each event
 )
 
 // account is what an event of an account is counted by. What most events need is at its beginning.
@@ -32,6 +30,15 @@ type account struct {
 	rows    []count
 	shares  []share // of the rows' providers; a row and a share name the next one by its place here, from 1 on
 	counted []int32 // places of the rows that the slots' events count to, see slot
+
+	measured int // the transaction in which room was measured last, see partition.fits
+	weighed  int // bytes that the partition takes it for
+}
+
+// bytes is about what an account takes in memory.
+func (a *account) bytes() int {
+	const itself, aRow, aShare, aSlot, aPlace = 400, 80, 32, 72, 4
+	return itself + cap(a.rows)*aRow + cap(a.shares)*aShare + cap(a.slots)*aSlot + cap(a.counted)*aPlace
 }
 
 // slot says what the events of a pack and a provider count to that happened in a span of time, microseconds since 1970. It adds them

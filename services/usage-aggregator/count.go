@@ -100,6 +100,7 @@ type name uint32
 type names struct {
 	strings []string
 	numbers map[string]name
+	bytes   int // about what they take
 }
 
 // noName is the number of "".
@@ -114,6 +115,7 @@ func (n *names) number(s string) name {
 		s = strings.Clone(s)
 		i = name(len(n.strings))
 		n.strings, n.numbers[s] = append(n.strings, s), i
+		n.bytes += len(s) + 64
 	}
 	return i
 }

@@ -20,7 +20,7 @@ func TestSumsDoNotOverflow(t *testing.T) {
 		"amount paid back":   {Status: 404, Quantity: 1, AmountMicros: -usage.MaxAmount},
 		"amount of provider": {Status: 200, Quantity: 1, AmountMicros: usage.MaxAmount, Provider: &north},
 	} {
-		p := &partition{names: newNames()}
+		p := &partition{names: newNames(), number: 1}
 		acct := &account{room: usage.SumRoom(0)}
 		row := acct.keep(count{})
 		var s slot
@@ -53,6 +53,7 @@ func TestSumsDoNotOverflow(t *testing.T) {
 		if room := 1<<61 - all[len(all)-1].size(); room >= more.size() {
 			t.Errorf("%s: %d events fit, and there is room for %d more", name, added, room)
 		}
+		p.number++ // another transaction
 		// What makes it smaller fits again.
 		less := sums{-more.matched, -more.unmatched, -more.amount}
 		if !p.fits(acct, slot, &less) {

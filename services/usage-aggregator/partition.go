@@ -25,7 +25,8 @@ type partition struct {
 	s        *Service
 	accounts map[string]*account
 	names    names
-	rows     int     // kept in accounts
+	bytes    int     // about what the accounts take
+	number   int     // of the transaction, for this object
 	open     []place // of the slots that the transaction has yet to settle, in order of the first event
 	order    []place // of the counts that it has changed, in order of first change
 	seen     seen
@@ -36,17 +37,17 @@ type partition struct {
 	event event.UsageEvent // reused, as the row and the key
 	row   event.UsageCount
 	key   []byte
-	room  []byte // for values; a chunk is shared by many and never used again
+	chunk []byte // for values; it is shared by many and never used again
 }
 
 // forget lets go of everything that can be read again. No row may be changed and not written.
 func (p *partition) forget() {
-	p.rows, p.names = 0, newNames()
+	p.bytes, p.names = 0, newNames()
 	clear(p.accounts)
 }
 
 func newPartition(s *Service) *partition {
-	return &partition{s: s, accounts: map[string]*account{}, names: newNames(), seen: newSeen(s.cfg.DedupWindow.Milliseconds()), pruning: pruning{keep: s.cfg.KeepEnded}}
+	return &partition{s: s, accounts: map[string]*account{}, names: newNames(), number: 1, seen: newSeen(s.cfg.DedupWindow.Milliseconds()), pruning: pruning{keep: s.cfg.KeepEnded}}
 }
 
 // read decodes a stored count into p.row.
@@ -123,6 +124,7 @@ func (p *partition) account(tx *stream.Tx, name string) (*account, error) {
 		return nil, err
 	}
 	p.accounts[a.name] = a
+	p.weigh(a)
 	return a, nil
 }
 
@@ -177,8 +179,11 @@ func (p *partition) fits(acct *account, slot int32, more *sums) bool {
 		return true
 	}
 	p.settle()
-	if acct.measure(); more.size() <= acct.room {
-		return true
+	if acct.measured != p.number { // all rows are looked at once in a transaction, however often there is no room
+		acct.measured = p.number
+		if acct.measure(); more.size() <= acct.room {
+			return true
+		}
 	}
 	s := &acct.slots[slot]
 	for _, row := range acct.rowsOf(s) {
@@ -204,6 +209,13 @@ func (p *partition) add(acct *account, slot int32, more *sums, appended int64) {
 	acct.room -= more.size()
 	s.add(more)
 	s.updated = max(s.updated, appended)
+}
+
+// weigh takes note of what an account takes in memory now.
+func (p *partition) weigh(a *account) {
+	n := a.bytes()
+	p.bytes += n - a.weighed
+	a.weighed = n
 }
 
 // touch notes that a row will be written.
@@ -303,7 +315,7 @@ func (p *partition) start(tx *stream.Tx, acct *account, s *slot, rec *kgo.Record
 	return nil
 }
 
-// slot finds out what an event counts to, and keeps it for the next one. It changes nothing: the event may yet be refused.
+// slot finds out what an event counts to, and keeps it for the next one. No sum changes: the event may yet be refused.
 func (p *partition) slot(tx *stream.Tx, acct *account) (int32, error) {
 	if len(acct.slots) == fewSlots {
 		p.settle()
@@ -354,7 +366,7 @@ func (p *partition) slot(tx *stream.Tx, acct *account) (int32, error) {
 	return acct.keepSlot(s, counted), nil
 }
 
-// count returns the row of a period, a fresh one where there is none. The caller changes it.
+// count returns the row of a period, a fresh one where there is none. A period of an id has the same bounds under all terms.
 func (p *partition) count(tx *stream.Tx, acct *account, pack string, period usage.Period) (row int32, err error) {
 	row, ok, err := p.find(tx, acct, pack, period.ID)
 	if err != nil {
@@ -362,7 +374,6 @@ func (p *partition) count(tx *stream.Tx, acct *account, pack string, period usag
 	}
 	if !ok {
 		row = acct.keep(count{pack: p.names.number(pack), period: p.names.number(period.ID), fresh: true})
-		p.rows++
 	}
 	acct.rows[row].of(period)
 	return row, nil
@@ -380,7 +391,6 @@ func (p *partition) find(tx *stream.Tx, acct *account, pack, period string) (row
 	if err = p.read(tx, stored); err != nil {
 		return 0, false, err
 	}
-	p.rows++
 	return acct.load(&p.names, &p.row), true, nil
 }
 
@@ -396,32 +406,33 @@ func (p *partition) finish(tx *stream.Tx) error {
 	}
 	p.settle()
 	for _, at := range p.order {
-		if cap(p.room)-len(p.room) < roomy {
-			p.room = make([]byte, 0, chunkBytes)
+		if cap(p.chunk)-len(p.chunk) < roomy {
+			p.chunk = make([]byte, 0, chunkBytes)
 		}
 		c := at.count()
 		at.account.store(&p.names, c, &p.row)
-		value, err := p.s.counts.Append(tx.Context(), p.room[len(p.room):], &p.row)
+		value, err := p.s.counts.Append(tx.Context(), p.chunk[len(p.chunk):], &p.row)
 		if err != nil {
 			return err
 		}
-		if n := len(p.room) + len(value); n <= cap(p.room) { // else it got memory of its own
-			p.room = p.room[:n]
+		if n := len(p.chunk) + len(value); n <= cap(p.chunk) { // else it got memory of its own
+			p.chunk = p.chunk[:n]
 		}
 		p.key = schemas.AppendKey(p.key[:0], p.row.Account, p.row.Pack, p.row.Period)
 		tx.Put(storeCounts, p.key, value[:len(value):len(value)])
 		c.touched = false
 	}
 	for _, at := range p.order {
-		if n := len(at.account.rows); n >= fewRows {
+		if len(at.account.rows) >= fewRows {
 			at.account.dropRows()
-			p.rows -= n
 		}
+		p.weigh(at.account)
 	}
 	clear(p.order)
 	p.order = p.order[:0]
+	p.number++
 	p.prune(tx, over)
-	if p.rows > p.s.cfg.CacheBytes/rowBytes || len(p.accounts) > maxAccounts || len(p.names.strings) > maxNames {
+	if p.bytes+p.names.bytes > p.s.cfg.CacheBytes || len(p.accounts) > maxAccounts {
 		p.forget()
 	}
 	return p.seen.finish(tx)

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
+	"math"
 	"slices"
 
 	"github.com/dchest/siphash"
@@ -39,7 +40,8 @@ type seen struct {
 	buckets []*bucket // in order of time
 	recent  [parts]recent
 	since   [parts]uint32 // number of the tail row with the oldest id that is collected
-	full    []int         // parts that have collected enough
+	oldest  [parts]int64  // when that was appended, ms
+	full    []int         // parts that have collected enough, or for long enough
 
 	tail    []byte   // the newest tail row
 	grown   bool     // since it was written
@@ -119,14 +121,16 @@ func (s *seen) collect(i id, at int64) {
 	n := i.part()
 	of := &s.recent[n]
 	if of.n == 0 {
-		s.since[n] = s.tails
+		s.since[n], s.oldest[n] = s.tails, at
 	}
 	before := of.n
 	of.put(i, at)
 	s.newest = max(s.newest, at)
-	// Parts are not full all at once.
-	if full := s.gather*3/4 + n*s.gather/(2*parts); of.n == full && before < full {
+	// Parts are not full all at once. One that collects slowly would keep tail rows, and ids that have expired.
+	full := s.gather*3/4 + n*s.gather/(2*parts)
+	if overdue := at-s.oldest[n] > s.window+bucketMillis; overdue || of.n == full && before < full {
 		s.full = append(s.full, n)
+		s.oldest[n] = math.MaxInt64 // once is enough
 	}
 }
 

@@ -102,6 +102,39 @@ func TestSeenAgainstAMap(t *testing.T) {
 	}
 }
 
+// A partition with little to do keeps no more tails than one that has much: its ids expire.
+func TestTailsOfASlowPartition(t *testing.T) {
+	const hour = int64(3_600_000)
+	disk := memory{}
+	s := newSeen(24 * hour)
+	tails := 0
+	for i := range int64(120 * 24) { // a transaction an hour
+		at := i * hour
+		if i > 60*24 {
+			at += 60 * 24 * hour // nothing for longer than a table reaches
+		}
+		for n := range int64(40) {
+			if repeated, err := s.check(disk, "acme", fmt.Sprint(i, "/", n), at); err != nil || repeated {
+				t.Fatal(i, repeated, err)
+			}
+		}
+		if err := s.finish(disk); err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for key := range disk {
+			if key[0] == 't' {
+				n += len(disk[key]) / tailEntry
+			}
+		}
+		tails = max(tails, n)
+	}
+	// What is collected within the window and a bucket, and the rest of the tail rows that it is in.
+	if most := 40*(24+12) + 2*tailBytes/tailEntry; tails > most {
+		t.Errorf("%d ids are in tails, want %d at most", tails, most)
+	}
+}
+
 // reading are rows while an event may yet be refused.
 type reading struct {
 	memory

@@ -413,11 +413,11 @@ func TestAccountWithManyRows(t *testing.T) {
 	rng := rand.New(rand.NewPCG(4, 2))
 	now := time.Now()
 	n := 0
-	for _, sent := range []int{1, 600, 3, 600} {
+	for _, sent := range []int{1, 900, 3, 900} {
 		var recs []*kgo.Record
 		for range sent {
 			n++
-			recs = append(recs, b.record(event.UsageEvent{EventID: fmt.Sprint(n), Account: "a", Pack: fmt.Sprint("pack-", rng.IntN(25)), Quantity: 1, Status: 200,
+			recs = append(recs, b.record(event.UsageEvent{EventID: fmt.Sprint(n), Account: "a", Pack: fmt.Sprint("pack-", rng.IntN(60)), Quantity: 1, Status: 200,
 				OccurredAt: now.Add(-time.Duration(rng.IntN(390*24)) * time.Hour)}, now))
 		}
 		b.send(recs...)

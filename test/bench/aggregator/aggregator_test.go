@@ -15,6 +15,9 @@ func TestBench(t *testing.T) {
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out.String())
 	}
+	if !strings.Contains(out.String(), "figure: relay_latency_p99 ") {
+		t.Errorf("there is no figure relay_latency_p99 in:\n%s", out.String())
+	}
 	for _, name := range []string{"events_per_cpu_second_ratio", "rss_ratio", "broker_cpu_ratio", "restart_after_kill_seconds", "ceiling_share", "latency_p99_ratio"} {
 		if !strings.Contains(out.String(), "figure: "+name+"_dedup ") {
 			t.Errorf("there is no figure %s_dedup in:\n%s", name, out.String())

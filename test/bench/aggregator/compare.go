@@ -58,6 +58,13 @@ func (b *bench) compare(ctx context.Context) error {
 		}
 		figures = append(figures, b.figures(sides, ceilings, dedup)...)
 	}
+	if !b.o.Quick {
+		relayed, err := b.relay(ctx)
+		if err != nil {
+			return err
+		}
+		figures = append(figures, relayed...)
+	}
 	fmt.Fprintf(b.o.Out, "load average %s after\n", b.machine.Load())
 	for _, f := range figures {
 		f.Print(b.o.Out)
