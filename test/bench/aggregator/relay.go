@@ -25,7 +25,7 @@ const (
 // decodes and keeps nothing: with this client, no one who answers in such transactions is sooner.
 func Relay(ctx context.Context, brokers string, interval time.Duration) error {
 	s, err := kgo.NewGroupTransactSession(kgo.SeedBrokers(strings.Split(brokers, ",")...), kgo.ConsumerGroup(relayGroup), kgo.ConsumeTopics(schemas.UsageEvents),
-		kgo.TransactionalID(relayGroup), kgo.RequireStableFetchOffsets(), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.RecordPartitioner(service.Partitioner()),
+		kgo.TransactionalID(relayGroup), kgo.FetchIsolationLevel(kgo.ReadCommitted()), kgo.RecordPartitioner(service.Partitioner()),
 		kgo.ProducerLinger(0))
 	if err != nil {
 		return fmt.Errorf("making a client: %w", err)
