@@ -77,7 +77,7 @@ func (r *Runtime) commit() error {
 	r.moved = time.Time{}
 	r.readAgain(held)
 	r.done(tasks, began)
-	return r.writeDue()
+	return nil
 }
 
 // held are the tasks, by partition, that have got to a record that has to wait. The client takes everything that it has
@@ -252,15 +252,15 @@ func (r *Runtime) done(tasks []*task, began time.Time) {
 	r.metrics.records.Add(float64(r.records))
 	r.last = lap{began, time.Now()}
 	r.metrics.commitSeconds.Observe(r.last.took().Seconds())
-	if r.shape.derived {
-		r.unread += r.records
-	}
 	r.records = 0
 	r.mu.Lock()
 	r.started = true
 	r.mu.Unlock()
 	for _, t := range tasks {
-		r.unread += len(t.tx.out)
+		t.unread += len(t.tx.out)
+		if r.shape.derived {
+			t.unread += t.processed
+		}
 		r.metrics.dead.Add(float64(t.dead))
 		t.commit()
 		if p := r.paused[t.partition]; p != nil && p.until.IsZero() {
@@ -271,34 +271,43 @@ func (r *Runtime) done(tasks []*task, began time.Time) {
 	r.published(tasks)
 }
 
-// writeDue writes what committed transactions have changed, once it has waited long enough or is too much.
+// writeDue writes what committed transactions have changed, where it is too much or has waited for long enough.
 func (r *Runtime) writeDue() error {
 	if r.db == nil {
 		return nil
 	}
 	r.mu.Lock()
-	due := time.Since(r.wrote) >= r.o.WriteInterval || r.unread >= r.o.WriteRecords
-	for _, t := range r.tasks {
-		due = due || t.unwritten && t.cache.bytes > r.o.CacheBytes
+	defer r.mu.Unlock()
+	return r.writeTasks(r.toWrite(time.Now()))
+}
+
+// toWrite are the partitions to write now: all of them if together it is too much, else the one that has waited longest. Since
+// the next transaction waits meanwhile, they take turns.
+func (r *Runtime) toWrite(now time.Time) map[int32]*task {
+	due, latest := map[int32]*task{}, now.Add(-r.o.WriteInterval)
+	unread := 0
+	for p, t := range r.tasks {
+		if !t.unwritten {
+			continue
+		}
+		if unread += t.unread; unread >= r.o.WriteRecords || t.cache.bytes > r.o.CacheBytes {
+			return r.tasks
+		}
+		if !t.changed.After(latest) {
+			due, latest = map[int32]*task{p: t}, t.changed
+		}
 	}
-	r.mu.Unlock()
-	if !due {
-		return nil
-	}
-	return r.write()
+	return due
 }
 
 // write puts everything committed into Pebble. Pebble comes after Kafka: it may be behind, never ahead.
 func (r *Runtime) write() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err := r.writeTasks(r.tasks); err != nil {
-		return fmt.Errorf("stream %s: %w", r.o.Group, err)
-	}
-	return nil
+	return r.writeTasks(r.tasks)
 }
 
-// writeTasks is write for those who hold mu. Each partition's rows, offsets of logs and of inputs go in one batch.
+// writeTasks is write of some partitions, for those who hold mu. Each one's rows, offsets of logs and of inputs go in one batch.
 func (r *Runtime) writeTasks(tasks map[int32]*task) error {
 	if r.db == nil || r.failed {
 		return nil
@@ -307,15 +316,15 @@ func (r *Runtime) writeTasks(tasks map[int32]*task) error {
 		if !t.unwritten {
 			continue
 		}
-		if err := r.writeTask(t); err != nil {
-			return err
+		err := r.writeTask(t)
+		if err == nil {
+			err = t.cache.written(r.o.CacheBytes)
 		}
-		t.unwritten = false
-		if err := t.cache.written(r.o.CacheBytes); err != nil {
-			return err
+		if err != nil {
+			return fmt.Errorf("stream %s: %w", r.o.Group, err)
 		}
+		t.unwritten, t.unread = false, 0
 	}
-	r.wrote, r.unread = time.Now(), 0
 	return nil
 }
 

@@ -57,10 +57,8 @@ type Runtime struct {
 
 	mu      sync.Mutex
 	tasks   map[int32]*task
-	wrote   time.Time // when Pebble last had everything
-	unread  int       // records that a restart would read again, since then
-	started bool      // a transaction was committed since the assignment
-	failed  bool      // Run returns an error: nothing more is written
+	started bool // a transaction was committed since the assignment
+	failed  bool // Run returns an error: nothing more is written
 	status  status
 }
 
@@ -78,6 +76,8 @@ type task struct {
 	logs      map[string]int64 // next offset of the changelog and of the topics that hold rows
 	derived   *state.Derived   // what derived rows on disk covered at the assignment; nil: nothing
 	unwritten bool             // transactions are committed that Pebble does not have yet
+	changed   time.Time        // when the first of them was
+	unread    int              // records of them, which a restart would read again
 	gated     bool             // the other inputs are paused for gates
 	gatedAt   time.Time
 	touched   bool // Finish is due

@@ -233,7 +233,9 @@ func (t *task) commit() {
 		for topic, rec := range t.last {
 			t.logs[topic] = rec.Offset + 1
 		}
-		t.unwritten = true
+		if !t.unwritten {
+			t.unwritten, t.changed = true, time.Now()
+		}
 	}
 	t.tx.out, t.touched, t.dead, t.processed = nil, false, 0, 0
 	clear(t.last)

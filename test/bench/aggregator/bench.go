@@ -13,7 +13,6 @@ import (
 	"github.com/twmb/franz-go/pkg/kgo"
 
 	"databus/pkg/embedded"
-	"databus/pkg/topics"
 	"databus/schemas"
 	"databus/schemas/codec"
 	"databus/test/measure"
@@ -104,21 +103,30 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	b.codec = codec.New(known, codec.Options{})
-	client, err := b.newClient(kgo.ProducerLinger(5*time.Millisecond), kgo.MaxBufferedRecords(100_000))
+	client, err := b.newClient()
 	if err != nil {
 		return err
 	}
 	defer client.Close()
 	b.admin = kadm.NewClient(client)
-	if err := b.load(ctx, client); err != nil {
-		return err
-	}
+	defer func() {
+		if b.in != nil {
+			b.in.client.Close()
+		}
+	}()
 	return b.compare(ctx)
 }
 
-// load fills the input, which all runs read.
-func (b *bench) load(ctx context.Context, client *kgo.Client) error {
-	if _, err := topics.Apply(ctx, b.admin, schemas.WithDeadLetters(), topics.Options{}); err != nil {
+// load fills the input anew, which all runs of a variant read: without what measuring the latency of another one has left.
+func (b *bench) load(ctx context.Context) error {
+	if err := b.recreate(ctx, "bench-load", []schemas.Topic{schemas.MustLookup(schemas.UsageEvents)}); err != nil {
+		return err
+	}
+	if b.in != nil {
+		b.in.client.Close() // it knows the topic that is gone
+	}
+	client, err := b.newClient(kgo.ProducerLinger(5*time.Millisecond), kgo.MaxBufferedRecords(100_000))
+	if err != nil {
 		return err
 	}
 	b.in = newInput(client, b.codec, b.o.Keys, 1)
