@@ -19,8 +19,8 @@ const (
 	pageIDs   = 128 // of a page at most, on average over a run
 	entrySize = 16  // id in 12 bytes, milliseconds since the bucket's start in 4
 
-	fanIn    = 4 // runs of a level that become one of the next
-	topLevel = 4 // its runs are not merged any more: about 260,000 ids each
+	fanIn    = 8 // runs of a level that become one of the next
+	topLevel = 3 // its runs are not merged any more: about 520,000 ids each
 )
 
 // id is 96 bits of the SipHash of an account and an event id under a secret of the partition: among 10^8 ids the chance that

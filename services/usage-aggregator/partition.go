@@ -395,7 +395,7 @@ func (p *partition) find(tx *stream.Tx, acct *account, pack, period string) (row
 }
 
 // pending is what finish will write, and memory that it will free: ids are collected until then.
-func (p *partition) pending() int { return len(p.order) + p.seen.collected()/idsOfRow }
+func (p *partition) pending() int { return len(p.order) + p.seen.added/idsOfRow }
 
 // finish writes every count that the transaction has changed, once, which produces it.
 func (p *partition) finish(tx *stream.Tx) error {

@@ -24,8 +24,8 @@ type rows interface {
 // occurred within the window before it, so the set is a function of the window's events alone, and reading them again makes it anew.
 //
 // New ids are collected in memory, and in tail rows, which a restart reads. What is collected of a part is moved to the pages of its
-// buckets once it is enough. Memory is bounded: about a hundred thousand ids are collected beside those of a transaction, and of the
-// others it has filters, two bytes an id; with pages that are not in Pebble's cache a look-up reads the disk. Keys of the store:
+// buckets once it is enough; at the end of a transaction that has many ids everything is, and its tail rows are not written. Memory is
+// bounded: about a hundred thousand ids are collected beside those of a transaction, and of the others it has filters, two bytes an id; with pages that are not in Pebble's cache a look-up reads the disk. Keys of the store:
 //
 //	's'                        the secret
 //	't' number, 4 bytes        a tail row: ids and append times, 20 bytes each
@@ -43,6 +43,7 @@ type seen struct {
 	oldest  [parts]int64  // when that was appended, ms
 	full    []int         // parts that have collected enough, or for long enough
 
+	added   int      // ids of the transaction; from s.many() on they are not in tail rows
 	tail    []byte   // the newest tail row
 	grown   bool     // since it was written
 	long    [][]byte // the tail rows before it that are to be written
@@ -158,13 +159,27 @@ func (s *seen) check(rows rows, account, eventID string, at int64) (repeated boo
 	}
 	if !ok || at > last {
 		s.collect(i, at)
+		s.append(i, at)
+	}
+	return ok && at-last < s.window, nil
+}
+
+// many is the number of ids with which a transaction moves everything.
+func (s *seen) many() int { return s.gather * parts / 4 }
+
+// append adds an id to the newest tail row, as long as the transaction is going to write that.
+func (s *seen) append(i id, at int64) {
+	switch s.added++; {
+	case s.added < s.many():
 		s.tail = binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint64(s.tail, i.hi), i.lo), uint64(at))
 		if s.grown = true; len(s.tail) >= tailBytes {
 			s.long, s.tail, s.grown = append(s.long, s.tail), make([]byte, 0, tailBytes+tailEntry), false
 			s.tails++
 		}
+	case s.added == s.many():
+		s.long, s.tail, s.grown = nil, s.tail[:0], false
+		s.tails++
 	}
-	return ok && at-last < s.window, nil
 }
 
 // keepTails writes tail rows, and begins another where the newest one is long enough.
@@ -182,9 +197,6 @@ func (s *seen) keepTails(rows rows) {
 	}
 }
 
-// collected is the number of ids that the transaction has added, about.
-func (s *seen) collected() int { return (len(s.long)*tailBytes + len(s.tail)) / tailEntry }
-
 // finish writes what the transaction has changed.
 func (s *seen) finish(rows rows) error {
 	if !s.opened {
@@ -194,6 +206,13 @@ func (s *seen) finish(rows rows) error {
 		rows.Put(storeSeen, []byte("s"), s.secret)
 		s.secret = nil
 	}
+	if s.added >= s.many() {
+		s.full = s.full[:0]
+		for n := range s.recent {
+			s.full = append(s.full, n)
+		}
+	}
+	s.added = 0
 	s.keepTails(rows)
 	for _, n := range s.full {
 		if err := s.move(rows, n); err != nil {

@@ -171,6 +171,40 @@ func TestManyIDsOfATransaction(t *testing.T) {
 	}
 }
 
+// A transaction with many ids writes them once, in pages, together with those of the tail rows before it.
+func TestManyIDsNeedNoTails(t *testing.T) {
+	disk := memory{}
+	s := newSeen(3_600_000)
+	n := 0
+	for _, more := range []int{100, s.many() - 1, s.many() + 1000} {
+		for range more {
+			if repeated, err := s.check(disk, "acme", fmt.Sprint(n), 1000); err != nil || repeated {
+				t.Fatal(n, repeated, err)
+			}
+			n++
+		}
+		if err := s.finish(disk); err != nil {
+			t.Fatal(err)
+		}
+		tails := 0
+		for key := range disk {
+			if key[0] == 't' {
+				tails++
+			}
+		}
+		if want := more < s.many(); tails > 0 != want {
+			t.Errorf("a transaction of %d ids left %d tail rows", more, tails)
+		}
+		for _, s := range []seen{s, newSeen(3_600_000)} {
+			for i := range n {
+				if repeated, err := s.check(disk, "acme", fmt.Sprint(i), 1000); err != nil || !repeated {
+					t.Fatalf("behind %d ids, id %d: repeated %v, error %v", n, i, repeated, err)
+				}
+			}
+		}
+	}
+}
+
 func bytesToBucket(key string) uint32 {
 	return uint32(key[1])<<24 | uint32(key[2])<<16 | uint32(key[3])<<8 | uint32(key[4])
 }
