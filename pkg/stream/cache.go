@@ -166,8 +166,11 @@ func (c *cache) committed() {
 }
 
 // waiting are the rows that write will put, and the bytes of their keys and values.
-func (c *cache) waiting() (rows, bytes int) {
+func (c *cache) waiting(derived bool) (rows, bytes int) {
 	for i := range c.pending {
+		if derived && !c.stores[i].Derived {
+			continue
+		}
 		rows += len(c.pending[i])
 		for _, place := range c.pending[i] {
 			bytes += len(c.tables[i].at(place).data)
@@ -176,9 +179,12 @@ func (c *cache) waiting() (rows, bytes int) {
 	return rows, bytes
 }
 
-// write puts the rows of committed transactions into a batch. No transaction may be open.
-func (c *cache) write(b *state.Batch, partition int32) error {
+// write puts the rows of committed transactions into a batch, all or the derived ones alone. No transaction may be open.
+func (c *cache) write(b *state.Batch, partition int32, derived bool) error {
 	for i, store := range c.stores {
+		if derived && !store.Derived {
+			continue
+		}
 		for _, place := range c.pending[i] {
 			r := c.tables[i].at(place)
 			if err := b.Set(partition, store.Name, r.key(), r.committed()); err != nil {
@@ -190,8 +196,11 @@ func (c *cache) write(b *state.Batch, partition int32) error {
 }
 
 // written says that Pebble has them. Memory is bounded by starting anew.
-func (c *cache) written(limit int) error {
+func (c *cache) written(limit int, derived bool) error {
 	for i := range c.pending {
+		if derived && !c.stores[i].Derived {
+			continue
+		}
 		for _, place := range c.pending[i] {
 			c.tables[i].at(place).pending = false
 			if c.stores[i].Uncached {
@@ -200,7 +209,7 @@ func (c *cache) written(limit int) error {
 		}
 		c.pending[i] = c.pending[i][:0]
 	}
-	if c.bytes > limit/2 {
+	if c.bytes > limit/2 && !derived {
 		for i := range c.tables {
 			c.tables[i] = newRowTable()
 		}

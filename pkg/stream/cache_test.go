@@ -81,7 +81,7 @@ func TestCacheAgainstAMap(t *testing.T) {
 				continue
 			}
 			b := db.NewBatch()
-			if err := errors.Join(c.write(b, 3), b.Commit(), b.Close(), c.written(4000)); err != nil {
+			if err := errors.Join(c.write(b, 3, false), b.Commit(), b.Close(), c.written(4000, false)); err != nil {
 				t.Fatal(err)
 			}
 		case 1: // abort

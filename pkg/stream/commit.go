@@ -258,9 +258,7 @@ func (r *Runtime) done(tasks []*task, began time.Time) {
 	r.mu.Unlock()
 	for _, t := range tasks {
 		t.unread += len(t.tx.out)
-		if r.shape.derived {
-			t.unread += t.processed
-		}
+		t.passed += t.processed
 		r.metrics.dead.Add(float64(t.dead))
 		t.commit()
 		if p := r.paused[t.partition]; p != nil && p.until.IsZero() {
@@ -278,37 +276,44 @@ func (r *Runtime) writeDue() error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.writeTasks(r.toWrite(time.Now()))
+	due, derived := r.toWrite(time.Now())
+	return r.writeTasks(due, derived)
 }
 
 // toWrite are the partitions to write now: all of them if together it is too much, else the one that has waited longest. Since
-// the next transaction waits meanwhile, they take turns.
-func (r *Runtime) toWrite(now time.Time) map[int32]*task {
+// the next transaction waits meanwhile, they take turns. Derived rows alone are written where a restart would process too much
+// again: rows that change over and over are not written as often.
+func (r *Runtime) toWrite(now time.Time) (due map[int32]*task, derived bool) {
 	due, latest := map[int32]*task{}, now.Add(-r.o.WriteInterval)
-	unread := 0
+	unread, passed := 0, 0
 	for p, t := range r.tasks {
 		if !t.unwritten {
 			continue
 		}
+		passed += t.passed
 		if unread += t.unread; unread >= r.o.WriteRecords || t.cache.bytes > r.o.CacheBytes {
-			return r.tasks
+			return r.tasks, false
 		}
 		if !t.changed.After(latest) {
 			due, latest = map[int32]*task{p: t}, t.changed
 		}
 	}
-	return due
+	if r.shape.derived && passed >= r.o.WriteRecords {
+		return r.tasks, true
+	}
+	return due, false
 }
 
 // write puts everything committed into Pebble. Pebble comes after Kafka: it may be behind, never ahead.
 func (r *Runtime) write() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.writeTasks(r.tasks)
+	return r.writeTasks(r.tasks, false)
 }
 
-// writeTasks is write of some partitions, for those who hold mu. Each one's rows, offsets of logs and of inputs go in one batch.
-func (r *Runtime) writeTasks(tasks map[int32]*task) error {
+// writeTasks is write of some partitions, or of their derived rows alone, for those who hold mu. Each one's rows, offsets of logs
+// and of inputs go in one batch.
+func (r *Runtime) writeTasks(tasks map[int32]*task, derived bool) error {
 	if r.db == nil || r.failed {
 		return nil
 	}
@@ -316,21 +321,24 @@ func (r *Runtime) writeTasks(tasks map[int32]*task) error {
 		if !t.unwritten {
 			continue
 		}
-		err := r.writeTask(t)
+		only := derived && t.written.Logs != nil
+		err := r.writeTask(t, only)
 		if err == nil {
-			err = t.cache.written(r.o.CacheBytes)
+			err = t.cache.written(r.o.CacheBytes, only)
 		}
 		if err != nil {
 			return fmt.Errorf("stream %s: %w", r.o.Group, err)
 		}
-		t.unwritten, t.unread = false, 0
+		if t.passed = 0; !only {
+			t.unwritten, t.unread = false, 0
+		}
 	}
 	return nil
 }
 
-func (r *Runtime) writeTask(t *task) error {
-	b := r.db.NewBatchOf(t.cache.waiting())
-	err := t.write(b)
+func (r *Runtime) writeTask(t *task, derived bool) error {
+	b := r.db.NewBatchOf(t.cache.waiting(derived))
+	err := t.write(b, derived)
 	if err == nil {
 		err = r.o.Crash(BeforeState)
 	}

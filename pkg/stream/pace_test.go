@@ -247,14 +247,15 @@ func TestCollectUntil(t *testing.T) {
 // Partitions are written in turns, the longest changed first, and all together where it is too much.
 func TestToWrite(t *testing.T) {
 	now := time.Now()
-	r := &Runtime{o: Options{WriteInterval: time.Second, WriteRecords: 100, CacheBytes: 1000}, tasks: map[int32]*task{}}
+	r := &Runtime{o: Options{WriteInterval: time.Second, WriteRecords: 100, CacheBytes: 1000}, shape: &shape{}, tasks: map[int32]*task{}}
 	for p := range int32(4) { // 0 has nothing to write
 		r.tasks[p] = &task{cache: &cache{}, unwritten: p > 0, unread: 10, changed: now.Add(-time.Duration(p) * 400 * time.Millisecond)}
 	}
 	check := func(what string, want ...int32) {
 		t.Helper()
-		if got := slices.Sorted(maps.Keys(r.toWrite(now))); !slices.Equal(got, want) {
-			t.Errorf("%s: writes %v, want %v", what, got, want)
+		due, derived := r.toWrite(now)
+		if got := slices.Sorted(maps.Keys(due)); !slices.Equal(got, want) || derived {
+			t.Errorf("%s: writes %v, want %v; derived rows alone: %v", what, got, want, derived)
 		}
 	}
 	check("only the last is old enough", 3)
@@ -264,6 +265,12 @@ func TestToWrite(t *testing.T) {
 	check("the older one was written", 2)
 	r.tasks[2].unwritten = false
 	check("both were written")
+	r.tasks[1].passed = 100
+	check("there are no derived rows")
+	r.shape.derived = true
+	if due, derived := r.toWrite(now); len(due) != 4 || !derived {
+		t.Errorf("a restart would process too much again: writes %d partitions, derived rows alone: %v", len(due), derived)
+	}
 	r.tasks[1].unread = 100
 	check("a restart would read too much", 0, 1, 2, 3)
 	r.tasks[1].unread, r.tasks[1].cache.bytes = 99, 1001

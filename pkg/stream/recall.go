@@ -88,7 +88,7 @@ func (r *Runtime) recall(ctx context.Context, tasks map[int32]*task, logs logs) 
 			return fmt.Errorf("recalling %s: %w", topic, err)
 		}
 		for _, t := range tasks {
-			if err := t.cache.written(r.o.CacheBytes); err != nil {
+			if err := t.cache.written(r.o.CacheBytes, false); err != nil {
 				return err
 			}
 		}
@@ -128,7 +128,7 @@ func (t *task) recalled(recs []*kgo.Record, b *state.Batch) (next int64, err err
 	t.derived = &state.Derived{Next: next, Window: t.r.o.Recall.Window}
 	pos := t.position()
 	pos.Derived = t.derived
-	return next, errors.Join(t.cache.write(b, t.partition), b.SetPosition(t.partition, pos))
+	return next, errors.Join(t.cache.write(b, t.partition, false), b.SetPosition(t.partition, pos))
 }
 
 // dropDerived deletes the derived rows of partitions that are made anew: they cover less than the window.

@@ -78,6 +78,8 @@ type task struct {
 	unwritten bool             // transactions are committed that Pebble does not have yet
 	changed   time.Time        // when the first of them was
 	unread    int              // records of them, which a restart would read again
+	passed    int              // records processed since derived rows were last written, which a restart would process again
+	written   state.Position   // what Pebble's rows stand for; nothing before the first write
 	gated     bool             // the other inputs are paused for gates
 	gatedAt   time.Time
 	touched   bool // Finish is due
@@ -282,7 +284,7 @@ func (r *Runtime) drop(how string, partitions map[string][]int32) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := len(r.tasks)
-	if err := r.writeTasks(r.tasks); err != nil {
+	if err := r.writeTasks(r.tasks, false); err != nil {
 		r.o.Log.Error("writing state; the next owner restores what is missing", "error", err)
 	}
 	for p, t := range r.tasks {

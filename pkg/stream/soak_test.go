@@ -39,6 +39,9 @@ func (b *bench) randomCrashes() {
 			if run[id] == nil && rng.IntN(4) > 0 {
 				o := b.options(id, dirs[id])
 				o.SessionTimeout, o.LeaveOnStop = time.Second, rng.IntN(2) == 0
+				if rng.IntN(2) == 0 { // with derived rows, they are written alone
+					o.WriteInterval, o.WriteRecords = time.Hour, 100
+				}
 				point, after := points[rng.IntN(len(points))], rng.Int32N(3)
 				var left atomic.Int32
 				left.Store(after)

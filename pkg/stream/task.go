@@ -241,9 +241,15 @@ func (t *task) commit() {
 	clear(t.last)
 }
 
-// write puts what the partition's committed transactions changed into the batch for Pebble.
-func (t *task) write(b *state.Batch) error {
-	return errors.Join(t.cache.write(b, t.partition), b.SetPosition(t.partition, t.position()))
+// write puts what the partition's committed transactions changed into the batch for Pebble: everything, or derived rows alone. The
+// others then stand for what they stood for before.
+func (t *task) write(b *state.Batch, derived bool) error {
+	pos := t.position()
+	if derived {
+		pos.Logs, pos.Inputs, pos.At = t.written.Logs, t.written.Inputs, t.written.At
+	}
+	t.written = pos
+	return errors.Join(t.cache.write(b, t.partition, derived), b.SetPosition(t.partition, pos))
 }
 
 // position is what the rows stand for once everything committed is written.
