@@ -10,7 +10,7 @@
 //	recall     what derived rows do not cover is read again from the input that they follow from
 //	loop       poll -> process partitions in parallel -> finish -> produce outputs, rows, markers -> flush
 //	           -> end the Kafka transaction (outputs, changelog and input offsets at once) -> allow rebalance
-//	           and once a second: write to Pebble what was committed
+//	           and by and by, a partition at a time: write to Pebble what was committed
 //
 // Promise: outputs under read_committed, the changelog and the group's offsets always stand for the same prefix of every
 // input partition; the local state may lie behind them, never ahead. A transaction is always caused by an input.

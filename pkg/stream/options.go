@@ -69,8 +69,8 @@ type Options struct {
 	// The first that is committed behind an assignment does not go on, whatever is waiting, so that results move soon behind a restart.
 	CommitInterval time.Duration
 	// WriteInterval is how long rows of committed transactions are collected before they are written to disk; default 1 s.
-	// What a crash loses of them is read again from the changelog, no more than about WriteRecords records (with derived stores:
-	// of the inputs as well). A row that changes in every transaction is written once.
+	// What a crash loses of them is read again from the changelog, no more than about WriteRecords records, and with derived stores as
+	// many of the inputs. A row that changes in every transaction is written once.
 	WriteInterval      time.Duration
 	WriteRecords       int           // default 500,000
 	TransactionTimeout time.Duration // default 10 s; also how long a dead instance blocks its successors

@@ -12,7 +12,7 @@ type Config struct {
 	TransactionTimeout time.Duration `doc:"Kafka's transaction timeout; also how long a dead instance blocks its successor elsewhere."`
 	SessionTimeout     time.Duration `doc:"After this time without heartbeat the group gives the partitions away."`
 	MaxRecords         int           `doc:"Events of a transaction at most."`
-	WriteInterval      time.Duration `doc:"How long committed counts are collected before they are written to disk; a restart reads those again from Kafka, about a quarter of a million records and one transaction at most."`
+	WriteInterval      time.Duration `doc:"How long committed counts are collected before they are written to disk; a restart reads those again from Kafka, about a quarter of a million records and one transaction at most, and as many events where repeats are dropped."`
 	CacheBytes         int           `doc:"Counts and accounts of a partition that are kept in memory, in bytes."`
 	KeepEnded          time.Duration `doc:"Counts of a period are deleted this long after its end, and events that happened longer ago are refused; 0 keeps all."`
 	History            History       `doc:"Counts of what happened before an account's events were counted."`

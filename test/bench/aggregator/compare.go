@@ -59,7 +59,7 @@ func (b *bench) compare(ctx context.Context) error {
 		figures = append(figures, b.figures(sides, ceilings, dedup)...)
 	}
 	if !b.o.Quick {
-		relayed, err := b.relay(ctx)
+		relayed, err := b.relays(ctx)
 		if err != nil {
 			return err
 		}

@@ -28,7 +28,8 @@
 //	                             window), and behind kill -9 in the middle of a run, with the same state directory
 //	latency_p99_ratio            from just before an event is produced until a consumer under read committed has its count,
 //	                             at 500 events/s with a commit every 20 ms, behind 10 s of warming up
-//	relay_latency_...            the same of a process that copies the events in such transactions, and does nothing else
+//	relay_latency_...            the same of a process that copies the events in such transactions, and does nothing else;
+//	                             ..._at_once with transactions that follow each other at once
 //	ceiling_share                events per CPU second, by those of a process that only consumes and decodes the topic
 //
 // Figures are medians over the pairs. CPU time counts, not wall time, so that a loaded machine spoils little; the load

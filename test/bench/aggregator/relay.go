@@ -62,8 +62,24 @@ func Relay(ctx context.Context, brokers string, interval time.Duration) error {
 	return nil
 }
 
+// relays measures Relay with the contenders' interval, and with transactions that follow each other at once.
+func (b *bench) relays(ctx context.Context) (figures []measure.Figure, err error) {
+	for i, interval := range []time.Duration{commitForLatency, time.Millisecond} {
+		suffix := []string{"", "_at_once"}[i]
+		ms, err := b.relay(ctx, interval)
+		if err != nil {
+			return nil, fmt.Errorf("relay: %w", err)
+		}
+		p50, p99 := measure.Quantile(ms, 0.5), measure.Quantile(ms, 0.99)
+		fmt.Fprintf(b.o.Out, "relay: produce to copy at %d events/s, commit %v: p50 %.1f ms, p99 %.1f ms\n", b.o.Rate, interval, p50, p99)
+		figures = append(figures, measure.Figure{Name: "relay_latency_p50" + suffix, Value: p50, Unit: "ms", None: true},
+			measure.Figure{Name: "relay_latency_p99" + suffix, Value: p99, Unit: "ms", None: true})
+	}
+	return figures, nil
+}
+
 // relay measures the latency of Relay as that of a contender.
-func (b *bench) relay(ctx context.Context) (figures []measure.Figure, err error) {
+func (b *bench) relay(ctx context.Context, interval time.Duration) (ms []float64, err error) {
 	t := schemas.MustLookup(schemas.UsageCounts)
 	t.Name = relayOutput
 	if err := b.recreate(ctx, relayGroup, []schemas.Topic{t}); err != nil {
@@ -80,16 +96,10 @@ func (b *bench) relay(ctx context.Context) (figures []measure.Figure, err error)
 	if err := b.admin.CommitAllOffsets(ctx, relayGroup, at); err != nil {
 		return nil, fmt.Errorf("setting the offsets of %s: %w", relayGroup, err)
 	}
-	p, err := b.program("relay", "relay.log", exec.Command(b.tool, "--relay", commitForLatency.String(), "--brokers", b.addr))
+	p, err := b.program("relay", "relay.log", exec.Command(b.tool, "--relay", interval.String(), "--brokers", b.addr))
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, p.Stop()) }()
-	ms, err := b.turnaround(ctx, "probe-relay-", relayOutput, p)
-	if err != nil {
-		return nil, fmt.Errorf("relay: %w", err)
-	}
-	p50, p99 := measure.Quantile(ms, 0.5), measure.Quantile(ms, 0.99)
-	fmt.Fprintf(b.o.Out, "relay: produce to copy at %d events/s, commit %v: p50 %.1f ms, p99 %.1f ms\n", b.o.Rate, commitForLatency, p50, p99)
-	return []measure.Figure{{Name: "relay_latency_p50", Value: p50, Unit: "ms", None: true}, {Name: "relay_latency_p99", Value: p99, Unit: "ms", None: true}}, nil
+	return b.turnaround(ctx, "probe-relay-"+interval.String()+"-", relayOutput, p)
 }
