@@ -277,12 +277,16 @@ func (r *Runtime) writeDue() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	due, derived := r.toWrite(time.Now())
-	return r.writeTasks(due, derived)
+	err := r.writeTasks(due, false)
+	if err == nil && derived {
+		err = r.writeTasks(r.tasks, true)
+	}
+	return err
 }
 
 // toWrite are the partitions to write now: all of them if together it is too much, else the one that has waited longest. Since
-// the next transaction waits meanwhile, they take turns. Derived rows alone are written where a restart would process too much
-// again: rows that change over and over are not written as often.
+// the next transaction waits meanwhile, they take turns. And whether to write the derived rows of all others, where a restart would
+// process too much again: rows that change over and over are not written as often.
 func (r *Runtime) toWrite(now time.Time) (due map[int32]*task, derived bool) {
 	due, latest := map[int32]*task{}, now.Add(-r.o.WriteInterval)
 	unread, passed := 0, 0
@@ -298,10 +302,7 @@ func (r *Runtime) toWrite(now time.Time) (due map[int32]*task, derived bool) {
 			due, latest = map[int32]*task{p: t}, t.changed
 		}
 	}
-	if r.shape.derived && passed >= r.o.WriteRecords {
-		return r.tasks, true
-	}
-	return due, false
+	return due, r.shape.derived && r.o.Recall.Window > 0 && passed >= r.o.WriteRecords
 }
 
 // write puts everything committed into Pebble. Pebble comes after Kafka: it may be behind, never ahead.

@@ -68,7 +68,8 @@ type Options struct {
 	// late anyway is written in fewer rows.
 	// The first that is committed behind an assignment does not go on, whatever is waiting, so that results move soon behind a restart.
 	CommitInterval time.Duration
-	// WriteInterval is how long rows of committed transactions are collected before they are written to disk; default 1 s.
+	// WriteInterval is how long rows of committed transactions are collected before they are written to disk; default 1 s, and a
+	// transaction more for each of the instance's partitions, which take turns.
 	// What a crash loses of them is read again from the changelog, no more than about WriteRecords records, and with derived stores as
 	// many of the inputs. A row that changes in every transaction is written once.
 	WriteInterval      time.Duration

@@ -251,30 +251,30 @@ func TestToWrite(t *testing.T) {
 	for p := range int32(4) { // 0 has nothing to write
 		r.tasks[p] = &task{cache: &cache{}, unwritten: p > 0, unread: 10, changed: now.Add(-time.Duration(p) * 400 * time.Millisecond)}
 	}
-	check := func(what string, want ...int32) {
+	check := func(what string, wantDerived bool, want ...int32) {
 		t.Helper()
 		due, derived := r.toWrite(now)
-		if got := slices.Sorted(maps.Keys(due)); !slices.Equal(got, want) || derived {
-			t.Errorf("%s: writes %v, want %v; derived rows alone: %v", what, got, want, derived)
+		if got := slices.Sorted(maps.Keys(due)); !slices.Equal(got, want) || derived != wantDerived {
+			t.Errorf("%s: writes %v, want %v; derived rows of the others %v, want %v", what, got, want, derived, wantDerived)
 		}
 	}
-	check("only the last is old enough", 3)
+	check("only the last is old enough", false, 3)
 	r.tasks[2].changed = now.Add(-1100 * time.Millisecond)
-	check("two are old enough", 3)
+	check("two are old enough", false, 3)
 	r.tasks[3].unwritten = false
-	check("the older one was written", 2)
-	r.tasks[2].unwritten = false
-	check("both were written")
+	check("the older one was written", false, 2)
 	r.tasks[1].passed = 100
-	check("there are no derived rows")
+	check("there are no derived rows", false, 2)
 	r.shape.derived = true
-	if due, derived := r.toWrite(now); len(due) != 4 || !derived {
-		t.Errorf("a restart would process too much again: writes %d partitions, derived rows alone: %v", len(due), derived)
-	}
+	check("derived rows need no input", false, 2)
+	r.o.Recall.Window = time.Hour
+	check("a restart would process too much again", true, 2)
+	r.tasks[2].unwritten = false
+	check("both were written", true)
 	r.tasks[1].unread = 100
-	check("a restart would read too much", 0, 1, 2, 3)
+	check("a restart would read too much", false, 0, 1, 2, 3)
 	r.tasks[1].unread, r.tasks[1].cache.bytes = 99, 1001
-	check("they hold too much memory", 0, 1, 2, 3)
+	check("they hold too much memory", false, 0, 1, 2, 3)
 }
 
 // However long a transaction may collect: what it is going to write ends it, and what a restart would read again is written.

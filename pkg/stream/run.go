@@ -79,7 +79,7 @@ type task struct {
 	changed   time.Time        // when the first of them was
 	unread    int              // records of them, which a restart would read again
 	passed    int              // records processed since derived rows were last written, which a restart would process again
-	written   state.Position   // what Pebble's rows stand for; nothing before the first write
+	written   state.Position   // what Pebble's rows stand for; nothing before the assignment's first write
 	gated     bool             // the other inputs are paused for gates
 	gatedAt   time.Time
 	touched   bool // Finish is due

@@ -20,7 +20,7 @@ const (
 	entrySize = 16  // id in 12 bytes, milliseconds since the bucket's start in 4
 
 	fanIn    = 8 // runs of a level that become one of the next
-	topLevel = 3 // its runs are not merged any more: about 520,000 ids each
+	topLevel = 3 // its runs are not merged any more: about 100,000 ids each, or some times as many
 )
 
 // id is 96 bits of the SipHash of an account and an event id under a secret of the partition: among 10^8 ids the chance that
@@ -71,6 +71,7 @@ type run struct {
 	filter filter
 }
 
+// of is the number of runs of a level.
 func (p *part) of(level uint8) (n int) {
 	for _, r := range p.runs {
 		if r.level == level {
@@ -78,6 +79,29 @@ func (p *part) of(level uint8) (n int) {
 		}
 	}
 	return n
+}
+
+// room is how many runs of a level part n may have. The first time that depends on the part: of parts that are added to together, few
+// are merged together, then and later.
+func (p *part) room(level uint8, n int) int {
+	for _, r := range p.runs {
+		if r.level > level {
+			return fanIn - 1
+		}
+	}
+	return n >> (3 * (level % 2)) % fanIn
+}
+
+// next is the level of a further run of so many ids: that of their number, where gather of them make one of level 0, or the next one
+// with room.
+func (p *part) next(n, ids, gather int) (level uint8) {
+	for size := 2 * gather; level < topLevel && ids >= size; size *= fanIn {
+		level++
+	}
+	for level < topLevel && p.of(level) >= p.room(level, n) {
+		level++
+	}
+	return level
 }
 
 // Keys: 'p', the bucket in 4 bytes, the part in 1, the level in 1, the run's number in 2, the page from 1 on in 2, big endian. In
@@ -226,20 +250,13 @@ func merge(a, b []seenID) []seenID {
 	return append(append(ids, a...), b...)
 }
 
-// add writes further ids, none of them twice, as a run. Their level is that of their number, where gather of them make one of
-// level 0, or the next one with room. Runs of lower levels are older and go into it, so that lower stays newer.
+// add writes further ids, none of them twice, as a run. Runs of lower levels are older and go into it, so that lower stays newer.
 func (b *bucket) add(rows rows, n int, ids []seenID, gather int) error {
 	p, err := b.part(rows, n)
 	if err != nil {
 		return err
 	}
-	r := &run{}
-	for size := 2 * gather; r.level < topLevel && len(ids) >= size; size *= fanIn {
-		r.level++
-	}
-	for r.level < topLevel && p.of(r.level) == fanIn-1 {
-		r.level++
-	}
+	r := &run{level: p.next(n, len(ids), gather)}
 	// Below r.level everything is merged. A full level that was passed is among it.
 	slices.SortFunc(ids, func(a, b seenID) int { return compareIDs(a.id, b.id) })
 	kept := p.runs[:0:0]

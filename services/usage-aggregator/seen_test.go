@@ -235,14 +235,14 @@ func TestFilter(t *testing.T) {
 
 // A part finds every id with its newest event, however many runs have been merged, and runs of equal size stay few.
 func TestPages(t *testing.T) {
-	const gather = 100
+	const gather, rounds = 20, 1200
 	disk := memory{}
 	b := &bucket{number: 39_000}
 	start := b.number * bucketMillis
 	want := map[id]int64{}
 	rng := rand.New(rand.NewPCG(2, 2))
 	written := 0
-	for round := range 300 {
+	for round := range rounds {
 		now := map[id]int64{}
 		for range gather {
 			i := id{7<<58 | uint64(rng.IntN(20_000))<<40, 1}
@@ -262,13 +262,16 @@ func TestPages(t *testing.T) {
 				written += len(row) / entrySize
 			}
 		}
-		if n := len(b.parts[7].runs); n > (fanIn-1)*topLevel+round/200 {
-			t.Fatalf("round %d: %d runs", round, n)
+		if n := len(b.parts[7].runs) - b.parts[7].of(topLevel); n > (fanIn-1)*topLevel {
+			t.Fatalf("round %d: %d runs below the top", round, n)
 		}
 	}
-	// An id is written once on each of five levels at most.
-	if written > 300*gather*(topLevel+1) {
-		t.Errorf("%d entries were written for %d ids", written, 300*gather)
+	if n := b.parts[7].of(topLevel); n < 2 || n > 3 {
+		t.Errorf("%d runs are at the top", n)
+	}
+	// An id is written once on each level at most.
+	if written > rounds*gather*(topLevel+1) {
+		t.Errorf("%d entries were written for %d ids", written, rounds*gather)
 	}
 	again := &bucket{number: b.number} // as a restart reads it
 	for i, at := range want {
@@ -294,6 +297,83 @@ func TestPages(t *testing.T) {
 	disk.Put("", again.parts[7].runs[0].pageKey(nil, b.number, 7, 0), []byte{1})
 	if _, _, err := (&bucket{number: b.number}).find(disk, some); err == nil {
 		t.Error("a filter that is cut off was read")
+	}
+}
+
+// Parts that are added to together, as in transactions with many ids, are not merged together: no transaction writes many times
+// what it has.
+func TestMergesAreSpread(t *testing.T) {
+	const gather, ids, rounds = 1024, 640, 2500
+	type merged struct {
+		part
+		ids map[*run]int
+	}
+	all := make([]merged, parts)
+	for n := range all {
+		all[n].ids = map[*run]int{}
+	}
+	most, total := 0, 0
+	for range rounds {
+		written := 0
+		for n := range all {
+			p := &all[n]
+			r, sum, kept := &run{level: p.next(n, ids, gather)}, ids, p.runs[:0:0]
+			for _, old := range p.runs {
+				if old.level >= r.level {
+					kept = append(kept, old)
+				} else {
+					sum += p.ids[old]
+				}
+			}
+			p.runs, p.ids[r] = append(kept, r), sum
+			p.order()
+			written += sum
+		}
+		most, total = max(most, written), total+written
+	}
+	if most > 16*ids*parts {
+		t.Errorf("a transaction of %d ids writes %d", ids*parts, most)
+	}
+	if total > (topLevel+1)*rounds*ids*parts {
+		t.Errorf("%d ids were written for %d", total, rounds*ids*parts)
+	}
+	t.Logf("%.1f times as many at most, %.1f on average", float64(most)/(ids*parts), float64(total)/(rounds*ids*parts))
+}
+
+// Runs of a level that there is none of any more are read as the oldest, and stay.
+func TestRunsOfAHigherLevel(t *testing.T) {
+	const gather = 20
+	disk := memory{}
+	old := &bucket{number: 39_000}
+	start := old.number * bucketMillis
+	some := func(from, n int, at int64) (ids []seenID) {
+		for i := range n {
+			ids = append(ids, seenID{id{7<<58 | uint64(from+i)<<40, 1}, start + at})
+		}
+		return ids
+	}
+	if err := old.add(disk, 7, some(0, 3*gather, 1), gather); err != nil {
+		t.Fatal(err)
+	}
+	for key, row := range maps.Clone(disk) { // as an earlier version has left it
+		at := []byte(key)
+		at[6] = topLevel + 1
+		delete(disk, key)
+		disk[string(at)] = row
+	}
+	b := &bucket{number: old.number}
+	for i := range 600 {
+		if err := b.add(disk, 7, some(2*gather+i, gather, int64(2+i)), gather); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n, want := range map[int]int64{0: 1, 2*gather - 1: 1, 2 * gather: 2, 3 * gather: 2 + gather, 2*gather + 599: 601} {
+		if at, ok, err := b.find(disk, some(n, 1, 0)[0].id); err != nil || !ok || at != start+want {
+			t.Errorf("id %d occurred at %d, %v, %v; want %d", n, at-start, ok, err, want)
+		}
+	}
+	if n := b.parts[7].of(topLevel + 1); n != 1 {
+		t.Errorf("%d runs of the higher level are left", n)
 	}
 }
 

@@ -2,6 +2,7 @@ package aggregator
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -25,6 +26,8 @@ type contender interface {
 	fresh(ctx context.Context) error
 	wipe() error // deletes the local state; it must not run
 	start(commit time.Duration, dedup bool) (*process.Program, error)
+	// recalled is how long of its start a program has made the ids of the window anew; 0 if that is not told apart.
+	recalled(p *process.Program) time.Duration
 }
 
 // program starts a contender's program.
@@ -80,12 +83,25 @@ func (o *ours) start(commit time.Duration, dedup bool) (*process.Program, error)
 	var args []string
 	for _, s := range append([]string{
 		"kafka.brokers=" + o.b.addr, "registry.url=" + o.b.registry, "instance.id=bench", "instance.state_dir=" + o.state(),
-		"http.listen=" + o.b.o.Listen, "log.level=warn",
+		"http.listen=" + o.b.o.Listen, "log.level=info", "log.format=json",
 		"usage-aggregator.commit_interval=" + commit.String(), "usage-aggregator.dedup_window=" + window.String(),
 	}, o.extra...) {
 		args = append(args, "--set", s)
 	}
 	return o.b.program(o.name(), "databus.log", exec.Command(o.binary, args...))
+}
+
+func (o *ours) recalled(p *process.Program) (took time.Duration) {
+	for line := range strings.Lines(p.Output()) {
+		var said struct {
+			Msg string        `json:"msg"`
+			In  time.Duration `json:"in"`
+		}
+		if json.Unmarshal([]byte(line), &said) == nil && said.Msg == "derived state made anew" {
+			took += said.In
+		}
+	}
+	return took
 }
 
 // peer is the same work on Kafka Streams.
@@ -122,6 +138,8 @@ func (p *peer) group() string  { return "bench-streams-" + strconv.Itoa(p.run) }
 func (p *peer) output() string { return "bench.counts-" + strconv.Itoa(p.run) }
 func (p *peer) state() string  { return filepath.Join(p.b.o.Dir, "state-streams") }
 func (p *peer) wipe() error    { return os.RemoveAll(p.state()) }
+
+func (p *peer) recalled(*process.Program) time.Duration { return 0 }
 
 func (p *peer) fresh(ctx context.Context) error {
 	if err := p.wipe(); err != nil {

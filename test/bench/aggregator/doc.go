@@ -25,7 +25,8 @@
 //	broker_cpu_ratio             CPU time of the broker during the run
 //	restart_...                  from the start of the process until a consumer under read committed sees its first new count:
 //	                             behind a clean stop, with the state deleted (with dedup this restores the ids of the
-//	                             window), and behind kill -9 in the middle of a run, with the same state directory
+//	                             window), and behind kill -9 in the middle of a run, with the same state directory; the
+//	                             last without the time in which the last ids are made anew, recall_after_kill_seconds_dedup
 //	latency_p99_ratio            from just before an event is produced until a consumer under read committed has its count,
 //	                             at 500 events/s with a commit every 20 ms, behind 10 s of warming up
 //	relay_latency_...            the same of a process that copies the events in such transactions, and does nothing else;

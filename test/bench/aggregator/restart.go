@@ -53,8 +53,8 @@ func (b *bench) restarted(ctx context.Context, c contender, dedup bool) (time.Du
 	}
 }
 
-// restarts of one contender, in seconds.
-type restarts struct{ clean, killed, wiped time.Duration }
+// restarts of one contender: until its first new output; and how long of that behind the kill ids were made anew.
+type restarts struct{ clean, killed, wiped, recalled time.Duration }
 
 // restart measures restarts of a running, caught-up contender; it ends with a kill in the middle of a new run, whose
 // result must be as exact as any other. The contender runs when it returns.
@@ -113,6 +113,7 @@ func (b *bench) restart(ctx context.Context, c contender, dedup bool, p *process
 	if r.killed, p, err = b.restarted(ctx, c, dedup); err != nil {
 		return r, p, err
 	}
+	r.recalled = c.recalled(p)
 	if err := b.caughtUp(ctx, c, p); err != nil {
 		return r, p, err
 	}
@@ -120,7 +121,7 @@ func (b *bench) restart(ctx context.Context, c contender, dedup bool, p *process
 	return r, p, err
 }
 
-// latency sends events at a rate to a caught-up contender that does not run, and returns the times from just before each
+// latency sends events at a rate to a contender that does not run, once it has caught up, and returns the times from just before each
 // event is produced until a consumer under read committed has the count, sorted, in milliseconds.
 func (b *bench) latency(ctx context.Context, c contender, dedup bool) (ms []float64, err error) {
 	p, err := c.start(commitForLatency, dedup)
@@ -128,6 +129,9 @@ func (b *bench) latency(ctx context.Context, c contender, dedup bool) (ms []floa
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, p.Stop()) }()
+	if err := b.caughtUp(ctx, c, p); err != nil {
+		return nil, err
+	}
 	if ms, err = b.turnaround(ctx, fmt.Sprintf("probe-%s-%v-", c.name(), dedup), c.output(), p); err != nil {
 		return nil, fmt.Errorf("%s: %w", c.name(), err)
 	}
