@@ -25,7 +25,8 @@ type rows interface {
 //
 // New ids are collected in memory, and in tail rows, which a restart reads. What is collected of a part is moved to the pages of its
 // buckets once it is enough; at the end of a transaction that has many ids everything is, and its tail rows are not written. Memory is
-// bounded: about a hundred thousand ids are collected beside those of a transaction, and of the others it has filters, two bytes an id; with pages that are not in Pebble's cache a look-up reads the disk. Keys of the store:
+// bounded: about a hundred thousand ids are collected beside those of a transaction, and of the others it has filters, two bytes an id;
+// with pages that are not in Pebble's cache a look-up reads the disk. Keys of the store:
 //
 //	's'                        the secret
 //	't' number, 4 bytes        a tail row: ids and append times, 20 bytes each
