@@ -131,8 +131,12 @@ func (b *bench) restarts(ctx context.Context, s *side, dedup bool, p *process.Pr
 	if s.restarts, p, err = b.restart(ctx, s.c, dedup, p); err != nil {
 		return ended(p, err)
 	}
-	fmt.Fprintf(b.o.Out, "%s, dedup %v: first output behind a clean restart %.2f s, kill -9 %.2f s (%.2f s of it for ids), deleted state %.2f s; exact after each\n",
-		s.c.name(), dedup, s.restarts.clean.Seconds(), s.restarts.killed.Seconds(), s.restarts.recalled.Seconds(), s.restarts.wiped.Seconds())
+	ids := ""
+	if s.restarts.recalled > 0 {
+		ids = fmt.Sprintf(" (%.2f s of it for ids)", s.restarts.recalled.Seconds())
+	}
+	fmt.Fprintf(b.o.Out, "%s, dedup %v: first output behind a clean restart %.2f s, kill -9 %.2f s%s, deleted state %.2f s; exact after each\n",
+		s.c.name(), dedup, s.restarts.clean.Seconds(), s.restarts.killed.Seconds(), ids, s.restarts.wiped.Seconds())
 	return p.Stop()
 }
 
