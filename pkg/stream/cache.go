@@ -3,6 +3,7 @@ package stream
 import (
 	"bytes"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 
@@ -165,12 +166,20 @@ func (c *cache) committed() {
 	c.undo = c.undo[:0]
 }
 
+// chosen are the stores that are written together: all, or the derived ones alone.
+func (c *cache) chosen(derived bool) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for i := range c.stores {
+			if (!derived || c.stores[i].Derived) && !yield(i) {
+				return
+			}
+		}
+	}
+}
+
 // waiting are the rows that write will put, and the bytes of their keys and values.
 func (c *cache) waiting(derived bool) (rows, bytes int) {
-	for i := range c.pending {
-		if derived && !c.stores[i].Derived {
-			continue
-		}
+	for i := range c.chosen(derived) {
 		rows += len(c.pending[i])
 		for _, place := range c.pending[i] {
 			bytes += len(c.tables[i].at(place).data)
@@ -179,15 +188,12 @@ func (c *cache) waiting(derived bool) (rows, bytes int) {
 	return rows, bytes
 }
 
-// write puts the rows of committed transactions into a batch, all or the derived ones alone. No transaction may be open.
+// write puts the rows of committed transactions into a batch. No transaction may be open.
 func (c *cache) write(b *state.Batch, partition int32, derived bool) error {
-	for i, store := range c.stores {
-		if derived && !store.Derived {
-			continue
-		}
+	for i := range c.chosen(derived) {
 		for _, place := range c.pending[i] {
 			r := c.tables[i].at(place)
-			if err := b.Set(partition, store.Name, r.key(), r.committed()); err != nil {
+			if err := b.Set(partition, c.stores[i].Name, r.key(), r.committed()); err != nil {
 				return err
 			}
 		}
@@ -197,10 +203,7 @@ func (c *cache) write(b *state.Batch, partition int32, derived bool) error {
 
 // written says that Pebble has them. Memory is bounded by starting anew.
 func (c *cache) written(limit int, derived bool) error {
-	for i := range c.pending {
-		if derived && !c.stores[i].Derived {
-			continue
-		}
+	for i := range c.chosen(derived) {
 		for _, place := range c.pending[i] {
 			c.tables[i].at(place).pending = false
 			if c.stores[i].Uncached {

@@ -322,7 +322,7 @@ func (r *Runtime) writeTasks(tasks map[int32]*task, derived bool) error {
 		if !t.unwritten {
 			continue
 		}
-		only := derived && t.written.Logs != nil
+		only := derived && t.written.Logs != nil // else it is not known what the other rows stand for
 		err := r.writeTask(t, only)
 		if err == nil {
 			err = t.cache.written(r.o.CacheBytes, only)

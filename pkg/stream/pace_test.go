@@ -266,7 +266,7 @@ func TestToWrite(t *testing.T) {
 	r.tasks[1].passed = 100
 	check("there are no derived rows", false, 2)
 	r.shape.derived = true
-	check("derived rows need no input", false, 2)
+	check("none of them would be made again", false, 2)
 	r.o.Recall.Window = time.Hour
 	check("a restart would process too much again", true, 2)
 	r.tasks[2].unwritten = false

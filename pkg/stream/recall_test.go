@@ -26,10 +26,7 @@ func TestRecallWindow(t *testing.T) {
 	}
 	stray := func(add bool) (found int) {
 		t.Helper()
-		db, err := state.Open(state.Options{Dir: dir, Service: group, Instance: "0"})
-		if err != nil {
-			t.Fatal(err)
-		}
+		db := b.state("0", dir, false)
 		batch := db.NewBatch()
 		for p := range int32(parts) {
 			r, err := db.NewReader(p)
@@ -90,10 +87,7 @@ func TestDerivedRowsAlone(t *testing.T) {
 	}
 	position := func() (pos state.Position) {
 		t.Helper()
-		db, err := state.Open(state.Options{Dir: dir, Service: group, Instance: "0", ReadOnly: true})
-		if err != nil {
-			t.Fatal(err)
-		}
+		db := b.state("0", dir, true)
 		for p := range int32(parts) {
 			at, ok, err := db.Position(p)
 			if err != nil {

@@ -99,10 +99,7 @@ func TestStateOutsideOfTheChangelog(t *testing.T) {
 	b := newBench(t)
 	dir := t.TempDir()
 	b.processed(dir, 200)
-	db, err := state.Open(state.Options{Dir: dir, Service: group, Instance: "0"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	db := b.state("0", dir, false)
 	for p := range int32(parts) {
 		pos, _, err := db.Position(p)
 		if err != nil {
@@ -321,10 +318,7 @@ func TestOldStateIsRestoredFromNothing(t *testing.T) {
 	if err := b.start(o).wait(); !errors.Is(err, errCrash) {
 		t.Fatalf("ended with %v", err)
 	}
-	db, err := state.Open(state.Options{Dir: dir, Service: group, Instance: "0"})
-	if err != nil {
-		t.Fatal(err)
-	}
+	db := b.state("0", dir, false)
 	for p := range int32(parts) { // a row whose deletion the changelog no longer shows
 		batch := db.NewBatch()
 		if err := errors.Join(batch.Set(p, "sums", []byte("forgotten"), []byte("1")), batch.Commit(), batch.Close()); err != nil {

@@ -374,6 +374,16 @@ func (b *bench) read(topic string) []*kgo.Record {
 	return recs
 }
 
+// state opens the directory of an instance that does not run.
+func (b *bench) state(instance, dir string, readOnly bool) *state.DB {
+	b.t.Helper()
+	db, err := state.Open(state.Options{Dir: dir, Service: group, Instance: instance, ReadOnly: readOnly})
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return db
+}
+
 // check compares outputs and the state directories with the recomputation.
 func (b *bench) check(dirs map[string]string) {
 	b.t.Helper()
@@ -393,10 +403,7 @@ func (b *bench) check(dirs map[string]string) {
 	}
 	rows, newest := map[string]int64{}, map[string]int64{}
 	for instance, dir := range dirs {
-		db, err := state.Open(state.Options{Dir: dir, Service: group, Instance: instance, ReadOnly: true})
-		if err != nil {
-			b.t.Fatal(err)
-		}
+		db := b.state(instance, dir, true)
 		for p := range int32(parts) {
 			pos, ok, err := db.Position(p)
 			if err != nil || !ok {
@@ -408,10 +415,7 @@ func (b *bench) check(dirs map[string]string) {
 				if i2 == instance {
 					continue
 				}
-				db2, err := state.Open(state.Options{Dir: d2, Service: group, Instance: i2, ReadOnly: true})
-				if err != nil {
-					b.t.Fatal(err)
-				}
+				db2 := b.state(i2, d2, true)
 				if p2, ok, _ := db2.Position(p); ok && p2.Logs[schemas.UsageAggregatorChangelog] > pos.Logs[schemas.UsageAggregatorChangelog] {
 					furthest = false
 				}

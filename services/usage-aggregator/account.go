@@ -11,6 +11,8 @@ const (
 	maxAccounts = 10_000 // that a partition keeps
 	fewRows     = 512    // of one account: they are looked through one by one where a slot is made
 	fewSlots    = 128    // of one account: they are looked through for each event
+
+	rowBytes, shareBytes, slotBytes, placeBytes = 80, 32, 72, 4 // of memory
 )
 
 // account is what an event of an account is counted by. What most events need is at its beginning.
@@ -37,8 +39,8 @@ type account struct {
 
 // bytes is about what an account takes in memory.
 func (a *account) bytes() int {
-	const itself, aRow, aShare, aSlot, aPlace = 400, 80, 32, 72, 4
-	return itself + cap(a.rows)*aRow + cap(a.shares)*aShare + cap(a.slots)*aSlot + cap(a.counted)*aPlace
+	const itself = 400
+	return itself + cap(a.rows)*rowBytes + cap(a.shares)*shareBytes + cap(a.slots)*slotBytes + cap(a.counted)*placeBytes
 }
 
 // slot says what the events of a pack and a provider count to that happened in a span of time, microseconds since 1970. It adds them

@@ -79,8 +79,11 @@ func TestCountsHoldNoPointers(t *testing.T) {
 			t.Errorf("%s is a %v", path, of)
 		}
 	}
-	for _, v := range []any{count{}, share{}, slot{}} {
-		look(reflect.TypeOf(v), reflect.TypeOf(v).Name())
+	for v, bytes := range map[any]uintptr{count{}: rowBytes, share{}: shareBytes, slot{}: slotBytes} {
+		of := reflect.TypeOf(v)
+		if look(of, of.Name()); of.Size() != bytes {
+			t.Errorf("a %s takes %d bytes, and is taken for %d", of.Name(), of.Size(), bytes)
+		}
 	}
 	if size := reflect.TypeOf(count{}).Size(); size > 80 {
 		t.Errorf("a count takes %d bytes", size)

@@ -89,7 +89,10 @@ func (p *part) room(level uint8, n int) int {
 			return fanIn - 1
 		}
 	}
-	return n >> (3 * (level % 2)) % fanIn
+	if level%2 == 0 {
+		return n % fanIn
+	}
+	return n / fanIn % fanIn
 }
 
 // next is the level of a further run of so many ids: that of their number, where gather of them make one of level 0, or the next one

@@ -18,6 +18,9 @@ func TestBench(t *testing.T) {
 	if !strings.Contains(out.String(), "figure: relay_latency_p99 ") {
 		t.Errorf("there is no figure relay_latency_p99 in:\n%s", out.String())
 	}
+	if strings.Contains(out.String(), "figure: recall_after_kill_seconds_dedup 0 ") { // it is read from the service's log
+		t.Errorf("no id was made anew behind a kill:\n%s", out.String())
+	}
 	for _, name := range []string{"events_per_cpu_second_ratio", "rss_ratio", "broker_cpu_ratio", "restart_after_kill_seconds", "ceiling_share", "latency_p99_ratio", "recall_after_kill_seconds"} {
 		if !strings.Contains(out.String(), "figure: "+name+"_dedup ") {
 			t.Errorf("there is no figure %s_dedup in:\n%s", name, out.String())
